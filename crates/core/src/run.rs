@@ -1,0 +1,124 @@
+//! A run: what is asked of a machine, real or simulated, and what came of it.
+//!
+//! The KVM runner and the simulator take the same [`RunSpec`] and give the same [`RunResult`], so
+//! that what is said of one can be checked on the other.
+
+use core::fmt;
+use core::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::FaultPlan;
+use crate::{FaultReport, PageCount};
+
+/// What to run: a guest of some tasks on some vCPUs whose pages come from a source that obeys a
+/// fault plan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunSpec {
+    /// Tasks that touch pages, dealt round-robin to the vCPUs.
+    pub tasks: u16,
+    /// vCPUs.
+    pub vcpus: u16,
+    /// Pages of the demand-paged region.
+    pub pages: PageCount,
+    /// Decides the order in which the tasks touch the pages.
+    pub seed: u64,
+    /// Which pages fail, and how long pages take.
+    pub plan: FaultPlan,
+    /// From the first demand for a page to its outcome.
+    pub deadline: Duration,
+    /// Attempts at a page before it is called failed, at least 1.
+    pub attempts: u8,
+    /// Limit of the whole run.
+    pub timeout: Duration,
+    /// How faults are asynchronous, if at all.
+    pub apf: ApfMode,
+}
+
+/// Who runs the guest's async page faults.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApfMode {
+    /// Nobody: every fault is synchronous.
+    Off,
+    /// Linux's own async page faults.
+    Kernel,
+    /// Surefault's, from user space.
+    User,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Every task that was to finish did.
+    Finished,
+    /// A vCPU stopped with a report.
+    Reported,
+    /// The limit was reached, and one page was asked for again and again after "ready".
+    Looped,
+    /// The limit was reached.
+    TimedOut,
+    /// Somebody stopped the run.
+    Cancelled,
+}
+
+/// A task of the built-in guest, counted from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskId(u16);
+
+impl TaskId {
+    /// Task `raw`.
+    pub const fn new(raw: u16) -> TaskId {
+        TaskId(raw)
+    }
+
+    /// The task's number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RunResult {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The failed fault it stopped at, if it did.
+    pub report: Option<Reported>,
+    /// What was counted on the way.
+    pub stats: RunStats,
+}
+
+/// A report with what the runner knows beyond it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reported {
+    /// The report.
+    pub report: FaultReport,
+    /// The text of its cause.
+    pub cause: String,
+    /// The task whose registers the vCPU has, where the guest could be asked.
+    pub task: Option<TaskId>,
+}
+
+/// What was counted in a run.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RunStats {
+    /// Accesses to pages that the tasks finished, with the right content.
+    pub pages_done: u64,
+    /// Tasks that came to their end.
+    pub tasks_finished: u16,
+    /// Checksums that differed from the source's. Anything but 0 is a bug.
+    pub wrong_sums: u64,
+    /// What the counting task reached.
+    pub progress: u64,
+    /// Wall time of the run (simulated time in the simulator).
+    pub elapsed: Duration,
+}

@@ -1,0 +1,1 @@
+//! The built-in guest: its image, and the ABI it shares with the VMM.

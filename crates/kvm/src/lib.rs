@@ -1,0 +1,1 @@
+//! VMs, vCPU loops and page-fault reports on /dev/kvm.

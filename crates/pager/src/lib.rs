@@ -1,0 +1,1 @@
+//! Serves userfaults from a store: event loop, fetch pool, gate, install.

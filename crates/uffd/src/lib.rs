@@ -1,0 +1,1 @@
+//! A thin, safe layer over Linux's userfaultfd.
