@@ -1,0 +1,94 @@
+//! Who is fetched next: demanded pages by age, then prefetched ones.
+
+use std::collections::VecDeque;
+
+use super::Generation;
+use super::entry::{Entry, EntryTable, Phase};
+use crate::PageId;
+
+/// A place in the queue, valid as long as the page's entry has this generation.
+type Place = (PageId, Generation);
+
+/// Two first-in-first-out queues.
+///
+/// A page that leaves its phase keeps its place, which is passed over when its turn comes; when a
+/// queue fills up with such places they are swept out, so it stays within twice the table of
+/// entries.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct FetchQueue {
+    demanded: VecDeque<Place>,
+    prefetched: VecDeque<Place>,
+    sweep_at: usize,
+}
+
+impl FetchQueue {
+    pub(super) fn with_capacity(entries: usize) -> FetchQueue {
+        let sweep_at = 2 * entries;
+        FetchQueue {
+            demanded: VecDeque::with_capacity(sweep_at),
+            prefetched: VecDeque::new(),
+            sweep_at,
+        }
+    }
+
+    /// Queues a page whose entry has just been given `generation`.
+    pub(super) fn push(&mut self, entries: &EntryTable, place: Place, demanded: bool) {
+        let queue = if demanded {
+            &mut self.demanded
+        } else {
+            &mut self.prefetched
+        };
+        if queue.len() >= self.sweep_at {
+            queue.retain(|&place| is_waiting(entries, place));
+        }
+        queue.push_back(place);
+    }
+
+    pub(super) fn pop_demanded(&mut self, entries: &EntryTable) -> Option<PageId> {
+        pop(&mut self.demanded, entries)
+    }
+
+    pub(super) fn pop_prefetched(&mut self, entries: &EntryTable) -> Option<PageId> {
+        pop(&mut self.prefetched, entries)
+    }
+
+    /// How often `entry` will have its turn: demanded, prefetched.
+    pub(super) fn places_of(&self, entry: &Entry) -> (usize, usize) {
+        let mine = |queue: &VecDeque<Place>| {
+            queue
+                .iter()
+                .filter(|&&place| place == (entry.page, entry.generation))
+                .count()
+        };
+        (mine(&self.demanded), mine(&self.prefetched))
+    }
+
+    /// Leaves out the places that are passed over, and renumbers the others.
+    pub(super) fn canonicalize(
+        &mut self,
+        entries: &EntryTable,
+        rank: impl Fn(Generation) -> Generation,
+    ) {
+        for queue in [&mut self.demanded, &mut self.prefetched] {
+            queue.retain(|&place| is_waiting(entries, place));
+            queue
+                .iter_mut()
+                .for_each(|(_, generation)| *generation = rank(*generation));
+        }
+    }
+}
+
+fn pop(queue: &mut VecDeque<Place>, entries: &EntryTable) -> Option<PageId> {
+    while let Some(place) = queue.pop_front() {
+        if is_waiting(entries, place) {
+            return Some(place.0);
+        }
+    }
+    None
+}
+
+fn is_waiting(entries: &EntryTable, (page, generation): Place) -> bool {
+    entries
+        .get(page)
+        .is_some_and(|entry| entry.generation == generation && entry.phase == Phase::Queued)
+}

@@ -1,0 +1,84 @@
+//! The canonical state, for a model checker: two machines with equal views can do the same things,
+//! with equal views afterwards.
+
+use super::entry::Entry;
+use super::{Generation, Residency, Timer};
+use crate::PageId;
+
+/// The state with its live generations renumbered by age, the ids of texts dropped, and stale places
+/// in the queue left out.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct View(Box<Residency>);
+
+impl Residency {
+    /// The canonical state, to be taken when nothing is left to poll. Timers and answers that are still under way carry generations of their
+    /// own: [`Residency::rank`] renumbers them alike.
+    pub fn view(&self) -> View {
+        let mut machine = self.clone();
+        let ranks = self.live_generations();
+        let rank = |generation| rank_in(&ranks, generation);
+        let renumber = |entry: &mut Entry| {
+            entry.generation = rank(entry.generation);
+            entry.episode = rank(entry.episode);
+        };
+        machine.entries.iter_mut().for_each(renumber);
+        machine
+            .failures
+            .iter_mut()
+            .for_each(|record| record.generation = rank(record.generation));
+        machine
+            .fetches
+            .iter_mut()
+            .for_each(|fetch| fetch.generation = rank(fetch.generation));
+        machine.queue.canonicalize(&self.entries, rank);
+        machine.next_generation = 0;
+        View(Box::new(machine))
+    }
+
+    /// The number that a generation has in the [`view`](Self::view); `None` when nothing in the
+    /// state refers to it any more, so that what carries it will be dropped.
+    pub fn rank(&self, generation: Generation) -> Option<u64> {
+        let ranks = self.live_generations();
+        ranks
+            .binary_search(&generation)
+            .ok()
+            .map(|rank| rank as u64 + 1)
+    }
+
+    /// Whether firing `timer` would change anything.
+    pub fn is_live(&self, timer: Timer) -> bool {
+        let entry = |page: PageId| self.entries.get(page);
+        match timer {
+            Timer::Deadline { page, episode } => entry(page).is_some_and(|entry| {
+                entry.episode == episode && entry.demanded && entry.phase.waits_for_source()
+            }),
+            Timer::Patience { page, generation } | Timer::Retry { page, generation } => {
+                entry(page).is_some_and(|entry| entry.generation == generation)
+            }
+            Timer::FailureTtl { page, generation } => self
+                .failures
+                .get(page)
+                .is_some_and(|record| record.generation == generation),
+        }
+    }
+
+    fn live_generations(&self) -> Vec<Generation> {
+        let entries = self
+            .entries
+            .iter()
+            .flat_map(|entry| [entry.generation, entry.episode]);
+        let failures = self.failures.iter().map(|record| record.generation);
+        let fetches = self.fetches.iter().map(|fetch| fetch.generation);
+        let mut live: Vec<_> = entries.chain(failures).chain(fetches).collect();
+        live.sort_unstable();
+        live.dedup();
+        live
+    }
+}
+
+fn rank_in(ranks: &[Generation], generation: Generation) -> Generation {
+    let rank = ranks
+        .binary_search(&generation)
+        .map_or(0, |rank| rank as u64 + 1);
+    Generation::new(rank)
+}
