@@ -1,6 +1,28 @@
 //! Where pages come from: files, patterns, and the fault plan around them.
+//!
+//! | store | its bytes |
+//! |---|---|
+//! | [`FileStore`] | a raw file or block device, read with `pread` |
+//! | [`PatternStore`] | words that depend on a seed and their offset |
+//! | [`PlannedStore`] | another store's, failing as a [`FaultPlan`](surefault_core::plan::FaultPlan) says |
+//!
+//! A read ends in one of three ways: the bytes, an error that is temporary or permanent
+//! ([`StoreError`]), or not at all. The last is the caller's to bound (the residency machine's
+//! deadline); [`Store::cancel`] releases such reads where the source allows it.
 
-use surefault_core::{CauseKind, Persistence};
+mod error;
+mod file;
+mod pattern;
+mod plan_file;
+mod planned;
+
+use std::sync::Arc;
+
+pub use error::StoreError;
+pub use file::{FileKind, FileStore, OpenError};
+pub use pattern::PatternStore;
+pub use plan_file::{PlanFile, PlanFileError, load_plan};
+pub use planned::PlannedStore;
 
 /// A source of guest memory: bytes by offset, readable from many threads at once.
 ///
@@ -20,10 +42,12 @@ pub trait Store: Send + Sync {
     /// When any byte of the range cannot be had; `buf` is then unspecified.
     fn read(&self, request: ReadRequest, buf: &mut [u8]) -> Result<(), StoreError>;
 
-    /// As [`read`](Self::read) where that needs no waiting; `None` when it would block.
+    /// As [`read`](Self::read) where that needs no waiting; `None` when it would block, or might.
+    /// `buf` is unspecified unless this gives `Some(Ok(()))`.
     fn read_now(&self, request: ReadRequest, buf: &mut [u8]) -> Option<Result<(), StoreError>>;
 
-    /// Asks reads that are blocked to give up where the source allows it. Called once, at the end.
+    /// Asks reads that are blocked to give up where the source allows it. Called once, at the end:
+    /// later reads may fail.
     fn cancel(&self) {}
 }
 
@@ -36,18 +60,49 @@ pub struct ReadRequest {
     pub attempt: u8,
 }
 
-/// Why a read failed. (To become an enum with a variant per failure.)
-#[derive(Debug)]
-pub struct StoreError;
-
-impl StoreError {
-    /// The kind of cause this is.
-    pub fn kind(&self) -> CauseKind {
-        CauseKind::Io
+impl ReadRequest {
+    /// The first attempt at the bytes from `offset` on.
+    pub const fn first(offset: u64) -> ReadRequest {
+        ReadRequest { offset, attempt: 1 }
     }
 
-    /// Whether trying again makes sense.
-    pub fn persistence(&self) -> Persistence {
-        Persistence::Permanent
+    /// The first byte after a read of `len` bytes. Saturates: no source is that long.
+    fn end(self, len: usize) -> u64 {
+        self.offset.saturating_add(len as u64)
     }
 }
+
+macro_rules! delegate {
+    ($($pointer:ident)*) => {
+        $(
+            impl<S: Store + ?Sized> Store for $pointer<S> {
+                fn size(&self) -> u64 {
+                    (**self).size()
+                }
+
+                fn describe(&self) -> String {
+                    (**self).describe()
+                }
+
+                fn read(&self, request: ReadRequest, buf: &mut [u8]) -> Result<(), StoreError> {
+                    (**self).read(request, buf)
+                }
+
+                fn read_now(
+                    &self,
+                    request: ReadRequest,
+                    buf: &mut [u8],
+                ) -> Option<Result<(), StoreError>> {
+                    (**self).read_now(request, buf)
+                }
+
+                fn cancel(&self) {
+                    (**self).cancel();
+                }
+            }
+        )*
+    };
+}
+
+// Boxes for stores chosen at run time, shared ones for whoever repairs a `PlannedStore`.
+delegate! { Box Arc }
