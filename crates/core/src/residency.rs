@@ -242,6 +242,24 @@ impl Residency {
             .unwrap_or(count)
     }
 
+    /// Whether firing `timer` could change anything. Timers are never disarmed: a driver with many
+    /// of them may forget those that are pointless.
+    pub fn is_live(&self, timer: Timer) -> bool {
+        let entry = |page| self.entries.get(page);
+        match timer {
+            Timer::Deadline { page, episode } => entry(page).is_some_and(|entry| {
+                entry.episode == episode && entry.demanded && entry.phase.waits_for_source()
+            }),
+            Timer::Patience { page, generation } | Timer::Retry { page, generation } => {
+                entry(page).is_some_and(|entry| entry.generation == generation)
+            }
+            Timer::FailureTtl { page, generation } => self
+                .failures
+                .get(page)
+                .is_some_and(|record| record.generation == generation),
+        }
+    }
+
     fn draw_generation(&mut self) -> Generation {
         let generation = Generation::new(self.next_generation);
         self.next_generation += 1;

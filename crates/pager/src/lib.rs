@@ -1,1 +1,45 @@
 //! Serves userfaults from a store: event loop, fetch pool, gate, install.
+//!
+//! The driver that turns the effects of [`surefault_core::residency`] into reads, ioctls and
+//! wake-ups, in the process that owns the memory. Which page is fetched, retried, failed or may
+//! still be installed is decided there; here is how.
+//!
+//! ```text
+//!  thread touches page ─► userfaultfd ─► event loop ─demand─► Residency ─Fetch─► store
+//!                                          (gate, exclusive)     │ ▲                │
+//!                     woken ◄─ COPY, POISON ◄── Install, Mark ───┘ └─── fetched ────┘
+//!                                          (gate, shared)
+//! ```
+//!
+//! * **No lock through I/O.** The machine's lock is held for single inputs; reads and ioctls happen
+//!   outside it.
+//! * **The gate.** Reading events and noting them is one critical section that holds the gate
+//!   exclusively; installs hold it shared and ask the machine inside it whether they are still
+//!   wanted. So no install that was decided before a removal lands after it.
+//! * **Deadlines depend on no thread.** A read that is overdue is abandoned; its thread is replaced
+//!   up to the limit of outstanding fetches, and what it brings in the end is dropped.
+//! * **A page that can be had without waiting** ([`Store::read_now`]) is served by the event loop
+//!   itself, without a thread hop.
+//! * A panic in a store fails that fetch and nothing else.
+//!
+//! [`Store::read_now`]: surefault_store::Store::read_now
+
+mod causes;
+mod config;
+mod drive;
+mod error;
+mod event_loop;
+mod install;
+mod mark;
+mod pager;
+mod pool;
+mod regions;
+mod shared;
+mod stats;
+mod timers;
+
+pub use config::{FailedPage, PagerConfig};
+pub use error::StartError;
+pub use pager::{PageVerdict, Pager};
+pub use regions::ServedRegion;
+pub use stats::PagerStats;

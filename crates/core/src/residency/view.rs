@@ -2,8 +2,7 @@
 //! with equal views afterwards.
 
 use super::entry::Entry;
-use super::{Generation, Residency, Timer};
-use crate::PageId;
+use super::{Generation, Residency};
 
 /// The state with its live generations renumbered by age, the ids of texts dropped, and stale places
 /// in the queue left out.
@@ -43,23 +42,6 @@ impl Residency {
             .binary_search(&generation)
             .ok()
             .map(|rank| rank as u64 + 1)
-    }
-
-    /// Whether firing `timer` would change anything.
-    pub fn is_live(&self, timer: Timer) -> bool {
-        let entry = |page: PageId| self.entries.get(page);
-        match timer {
-            Timer::Deadline { page, episode } => entry(page).is_some_and(|entry| {
-                entry.episode == episode && entry.demanded && entry.phase.waits_for_source()
-            }),
-            Timer::Patience { page, generation } | Timer::Retry { page, generation } => {
-                entry(page).is_some_and(|entry| entry.generation == generation)
-            }
-            Timer::FailureTtl { page, generation } => self
-                .failures
-                .get(page)
-                .is_some_and(|record| record.generation == generation),
-        }
     }
 
     fn live_generations(&self) -> Vec<Generation> {

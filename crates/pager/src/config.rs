@@ -1,0 +1,36 @@
+//! What a pager is told.
+
+use surefault_core::residency::ResidencyConfig;
+
+/// How a pager works.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PagerConfig {
+    /// Budgets, deadlines and limits. A fetch thread is started for each outstanding fetch that
+    /// needs one, so `max_fetches` limits the threads, too.
+    pub residency: ResidencyConfig,
+    /// Events read at once, at least 1.
+    pub batch: usize,
+    /// How an access to a failed page is made to fail.
+    pub failed_page: FailedPage,
+}
+
+impl Default for PagerConfig {
+    fn default() -> Self {
+        PagerConfig {
+            residency: ResidencyConfig::default(),
+            batch: 64,
+            failed_page: FailedPage::Auto,
+        }
+    }
+}
+
+/// How an access to a failed page is made to fail.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FailedPage {
+    /// By poison where the kernel has it, else by protection.
+    Auto,
+    /// `UFFDIO_POISON` (Linux 6.6): SIGBUS with the address.
+    Poison,
+    /// `mprotect(PROT_NONE)` and a wake-up: SIGSEGV, or `EFAULT` from `KVM_RUN` without an address.
+    Protect,
+}

@@ -1,0 +1,59 @@
+//! Why a pager did not start.
+
+use surefault_core::Hva;
+use surefault_core::residency::ConfigError;
+use surefault_uffd::{CreateError, OperationError, RangeError};
+use thiserror::Error;
+
+/// Why a pager did not start. Nothing is registered then.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// There is no userfaultfd to be had.
+    #[error("memory cannot be served on demand here")]
+    Userfaultfd(#[from] CreateError),
+    /// A region is not whole pages.
+    #[error("the region at {start} cannot be served")]
+    Region {
+        /// Where it begins.
+        start: Hva,
+        /// What is wrong with it.
+        source: RangeError,
+    },
+    /// A region's pages are not in the store.
+    #[error(
+        "the region at {start} needs the source's bytes up to {needed}, but {store} ends at {size}"
+    )]
+    StoreTooShort {
+        /// Where the region begins.
+        start: Hva,
+        /// The end of the region in the source, in bytes.
+        needed: u64,
+        /// The source's size in bytes.
+        size: u64,
+        /// The source in words.
+        store: String,
+    },
+    /// The kernel does not let a region be registered.
+    #[error("the region at {start} cannot be registered")]
+    Register {
+        /// Where it begins.
+        start: Hva,
+        /// What the kernel said.
+        source: OperationError,
+    },
+    /// Poison was asked for, and the kernel has none.
+    #[error("this kernel cannot poison pages (UFFDIO_POISON came with Linux 6.6)")]
+    NoPoison,
+    /// A limit makes no sense.
+    #[error("the pager's limits make no sense")]
+    Config(#[from] ConfigError),
+    /// No thread or event descriptor.
+    #[error("{what} cannot be had")]
+    Resource {
+        /// What is missing.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}

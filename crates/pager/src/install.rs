@@ -1,0 +1,187 @@
+//! Putting pages in place.
+
+use std::time::{Duration, Instant};
+
+use surefault_core::residency::{Generation, InstallResult};
+use surefault_core::{Cause, CauseKind, PageId, PageIndex};
+use surefault_uffd::{OperationError, Outcome, Wake};
+
+use crate::drive::error_text;
+use crate::shared::{Hands, Shared};
+
+/// What the kernel made of an operation on a range of pages.
+pub(crate) enum Progress {
+    /// So many pages are done.
+    Pages(u32),
+    /// The first page was there already; whoever waited for it is awake.
+    AlreadyThere,
+    /// The memory is gone.
+    Gone,
+    /// It was refused.
+    Refused(Cause),
+}
+
+/// Pauses between tries while the kernel says `EAGAIN`: short at first, and bounded.
+struct Patience {
+    pause: Duration,
+    until: Option<Instant>,
+}
+
+const FIRST_PAUSE: Duration = Duration::from_micros(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
+
+impl Shared {
+    /// Copies the fetched pages in place, as far as they are still wanted.
+    pub(crate) fn install(
+        &self,
+        hands: &mut Hands,
+        generation: Generation,
+        first: PageId,
+        count: u32,
+    ) {
+        let data = core::mem::take(&mut hands.data);
+        let page_len = self.regions.page_size(first).buffer_len();
+        // An install may be for the middle of what was fetched.
+        let start = (first.index().get() - hands.data_from.index().get()) as usize * page_len;
+        let mut done = 0;
+        let mut result = InstallResult::Done;
+        while done < count {
+            let page = first.checked_add(done).expect("pages of a region");
+            let offset = start + done as usize * page_len;
+            match self.attempt(hands, generation, page, count - done, |wanted| {
+                let range = self.regions.range(page, wanted);
+                let source = &data[offset..offset + wanted as usize * page_len];
+                self.uffd.copy(range, source, Wake::Now)
+            }) {
+                None => {
+                    self.stats.dropped.add(1);
+                    done += 1;
+                }
+                Some(Progress::Pages(pages)) => {
+                    self.stats.installed.add(pages.into());
+                    done += pages;
+                }
+                Some(Progress::AlreadyThere) => done += 1,
+                Some(Progress::Gone) => return self.memory_gone(hands),
+                Some(Progress::Refused(cause)) => {
+                    result = InstallResult::Failed {
+                        installed: done,
+                        cause,
+                    };
+                    break;
+                }
+            }
+        }
+        hands.data = data;
+        self.tell(hands, |m| {
+            m.residency
+                .handle_installed(generation, first, count, result)
+        });
+    }
+
+    /// Puts a page of zeros in place where nothing is.
+    pub(crate) fn zero(&self, hands: &mut Hands, generation: Generation, page: PageId) {
+        let result = match self.attempt(hands, generation, page, 1, |_| self.zero_fill(page)) {
+            Some(Progress::Pages(_)) => {
+                self.stats.zeroed.add(1);
+                Ok(())
+            }
+            Some(Progress::AlreadyThere) | None => Ok(()),
+            Some(Progress::Gone) => return self.memory_gone(hands),
+            Some(Progress::Refused(cause)) => Err(cause),
+        };
+        self.tell(hands, |m| {
+            m.residency.handle_zeroed(generation, page, result)
+        });
+    }
+
+    fn zero_fill(&self, page: PageId) -> Result<Outcome, OperationError> {
+        let range = self.regions.range(page, 1);
+        if range.page_size() == surefault_uffd::host_page_size() {
+            return self.uffd.zeropage(range, Wake::Now);
+        }
+        // Huge pages have no shared page of zeros.
+        let zeros = vec![0; range.len() as usize];
+        self.uffd.copy(range, &zeros, Wake::Now)
+    }
+
+    /// Carries `operation` out inside the gate for as many of the `count` pages from `page` on as
+    /// are still wanted, the first included; `None` when that one is not.
+    pub(crate) fn attempt(
+        &self,
+        hands: &mut Hands,
+        generation: Generation,
+        page: PageId,
+        count: u32,
+        operation: impl Fn(u32) -> Result<Outcome, OperationError>,
+    ) -> Option<Progress> {
+        let mut patience = Patience {
+            pause: FIRST_PAUSE,
+            until: None,
+        };
+        loop {
+            let gate = self.gate();
+            let wanted = self.machine().residency.may_apply(generation, page, count);
+            if wanted == 0 {
+                return None;
+            }
+            let outcome = operation(wanted);
+            drop(gate);
+            let page_size = self.regions.page_size(page);
+            return Some(match outcome {
+                Ok(Outcome::Done) => Progress::Pages(wanted),
+                Ok(Outcome::Partial { bytes }) => {
+                    Progress::Pages((bytes >> page_size.shift()) as u32)
+                }
+                Ok(Outcome::AlreadyThere) => match self.uffd.wake(self.regions.range(page, 1)) {
+                    Ok(()) => Progress::AlreadyThere,
+                    Err(error) => Progress::Refused(self.refusal(&error)),
+                },
+                Ok(Outcome::Again) => {
+                    self.stats.deferred.add(1);
+                    // An event is queued, and nothing can be installed before it is read.
+                    self.read_events(hands);
+                    if patience.wait(self) {
+                        continue;
+                    }
+                    let text = "the kernel asked to try again for the whole deadline".to_owned();
+                    Progress::Refused(self.causes.add(CauseKind::Install, text))
+                }
+                Ok(Outcome::Gone | Outcome::NoRegion) => Progress::Gone,
+                Err(error) => Progress::Refused(self.refusal(&error)),
+            });
+        }
+    }
+
+    pub(crate) fn refusal(&self, error: &dyn std::error::Error) -> Cause {
+        self.causes.add(CauseKind::Install, error_text(error))
+    }
+
+    /// The memory is gone: nobody can wait for it any more.
+    pub(crate) fn memory_gone(&self, hands: &mut Hands) {
+        self.tell(hands, |machine| {
+            for (id, region) in self.regions.iter() {
+                let first = PageId::new(id, PageIndex::default());
+                let count = u32::try_from(region.pages.get()).unwrap_or(u32::MAX);
+                machine
+                    .residency
+                    .handle_cancelled(first, count)
+                    .expect("regions have pages");
+            }
+        });
+    }
+}
+
+impl Patience {
+    /// Waits a little longer than last time; false when that has been tried for the whole deadline.
+    fn wait(&mut self, shared: &Shared) -> bool {
+        let deadline = shared.machine().residency.config().deadline;
+        let until = *self.until.get_or_insert_with(|| Instant::now() + deadline);
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        true
+    }
+}

@@ -1,0 +1,265 @@
+//! The pager as its owner sees it.
+#![expect(unsafe_code, reason = "starting a pager makes memory depend on it")]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use surefault_core::residency::{PageState, Residency};
+use surefault_core::{Cause, Failure, Hva, PageCount, PageId};
+use surefault_store::Store;
+use surefault_uffd::{Ioctls, Options, PageRange, RegisterMode, Userfaultfd};
+
+use crate::mark::Marking;
+use crate::pool::Pool;
+use crate::regions::Regions;
+use crate::shared::{Hands, Shared};
+use crate::{FailedPage, PagerConfig, PagerStats, ServedRegion, StartError, event_loop};
+
+/// How long the end of a pager waits for threads that are inside the store.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Serves a memory from a store, until it is dropped.
+///
+/// Dropping it ends its service: its threads end, except those that the store holds on to. Nobody
+/// may touch absent pages of the memory afterwards: they read as zeros.
+pub struct Pager {
+    shared: Arc<Shared>,
+    event_loop: Option<JoinHandle<()>>,
+}
+
+/// What to do after an access to a page was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PageVerdict {
+    /// Access the page again: it is there, or on its way, or will be asked for.
+    Retry,
+    /// The page cannot be had.
+    Failed(Failure),
+}
+
+impl Pager {
+    /// Begins to serve `regions` from `store`.
+    ///
+    /// # Safety
+    /// The regions must be mapped, private anonymous or shared memory of this process, readable and
+    /// writable, disjoint, and stay mapped as they are for as long as the pager lives. Their pages
+    /// are the store's from now on: an access to an absent one blocks until the pager provides it
+    /// or fails with SIGBUS or SIGSEGV (`EFAULT` in system calls), so nothing may hold references
+    /// into them, and threads of the pager and the store must not touch them.
+    ///
+    /// # Errors
+    /// When memory cannot be served here, or these regions cannot. Nothing is registered then.
+    pub unsafe fn start(
+        regions: &[ServedRegion],
+        store: Arc<dyn Store>,
+        config: &PagerConfig,
+    ) -> Result<Pager, StartError> {
+        let ranges = check(regions, &*store)?;
+        let pages: Vec<PageCount> = regions.iter().map(|region| region.pages).collect();
+        let residency = Residency::new(config.residency.clone(), &pages)?;
+        let uffd = Userfaultfd::create(Options::default())?;
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let nudge = eventfd(0, flags).map_err(|errno| StartError::Resource {
+            what: "an event descriptor",
+            source: errno.into(),
+        })?;
+        let mut poison = true;
+        for &(start, range) in &ranges {
+            // SAFETY: the caller has promised what registering needs.
+            let registered = unsafe { uffd.register(range, RegisterMode::MISSING) };
+            // Dropping the userfaultfd takes back what was registered before.
+            let ioctls = registered.map_err(|source| StartError::Register { start, source })?;
+            poison &= ioctls.contains(Ioctls::POISON);
+        }
+        let marking = match (config.failed_page, poison) {
+            (FailedPage::Poison, false) => return Err(StartError::NoPoison),
+            (FailedPage::Poison | FailedPage::Auto, true) => Marking::Poison,
+            (FailedPage::Protect, _) | (FailedPage::Auto, false) => Marking::Protect,
+        };
+        let shared = Arc::new(Shared::new(
+            uffd,
+            Regions::new(regions),
+            store,
+            marking,
+            Pool::new(),
+            nudge,
+            residency,
+            config.batch,
+        ));
+        let body = {
+            let shared = Arc::clone(&shared);
+            move || event_loop::run(&shared)
+        };
+        let event_loop = std::thread::Builder::new().name("pager".into()).spawn(body);
+        let event_loop = event_loop.map_err(|source| StartError::Resource {
+            what: "the event loop's thread",
+            source,
+        })?;
+        Ok(Pager {
+            shared,
+            event_loop: Some(event_loop),
+        })
+    }
+
+    /// The page that `hva` lies in; `None` when it is in none of the regions.
+    pub fn page_of(&self, hva: Hva) -> Option<PageId> {
+        self.shared.regions.page_of(hva)
+    }
+
+    /// What to do after an access to `page` was refused: by SIGBUS, `EFAULT`, or otherwise.
+    ///
+    /// This is a demand for the page: a failure older than its time to live is forgotten here.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn verdict(&self, page: PageId) -> PageVerdict {
+        let mut hands = Hands::default();
+        let ask = |machine: &mut crate::shared::Machine| {
+            let state = machine.residency.state(page).expect("a page of the memory");
+            // When there is no room, the access itself will be a demand.
+            if matches!(state, PageState::Failed(_)) {
+                let _ = machine
+                    .residency
+                    .handle_demand(page)
+                    .expect("a page of the memory");
+            }
+            machine.residency.state(page).expect("a page of the memory")
+        };
+        let state = self.shared.tell(&mut hands, ask);
+        self.shared.work_off(&mut hands);
+        match state {
+            PageState::Failed(failure) => PageVerdict::Failed(failure),
+            PageState::Absent | PageState::Pending => PageVerdict::Retry,
+            PageState::Present | PageState::Removed => PageVerdict::Retry,
+        }
+    }
+
+    /// What is known of `page`.
+    ///
+    /// # Panics
+    /// When there is no such page.
+    pub fn state(&self, page: PageId) -> PageState {
+        self.shared
+            .machine()
+            .residency
+            .state(page)
+            .expect("a page of the memory")
+    }
+
+    /// The source of the `count` pages from `first` on was repaired: those that have failed are
+    /// tried afresh at the next access. Says how many had failed.
+    ///
+    /// # Panics
+    /// When there is no page `first`.
+    pub fn heal(&self, first: PageId, count: u32) -> u32 {
+        let mut hands = Hands::default();
+        let healed = self.shared.tell(&mut hands, |machine| {
+            machine
+                .residency
+                .handle_heal(first, count)
+                .expect("pages of the memory")
+        });
+        self.shared.work_off(&mut hands);
+        healed
+    }
+
+    /// Has the `count` pages from `first` on fetched before somebody wants them. Says for how many
+    /// there was room and need.
+    ///
+    /// # Panics
+    /// When there is no page `first`.
+    pub fn prefetch(&self, first: PageId, count: u32) -> u32 {
+        let mut hands = Hands::default();
+        let taken = self.shared.tell(&mut hands, |machine| {
+            machine
+                .residency
+                .handle_prefetch(first, count)
+                .expect("pages of the memory")
+        });
+        self.shared.work_off(&mut hands);
+        taken
+    }
+
+    /// Throws the contents of the `count` pages from `first` on away, as a balloon does: they read
+    /// as zeros from now on, whatever is on its way for them.
+    ///
+    /// # Panics
+    /// When there is no page `first`, or its region ends before the last.
+    pub fn discard(&self, first: PageId, count: u32) {
+        let mut hands = Hands::default();
+        {
+            let _reader = self.shared.gate_exclusively();
+            self.shared.clear(self.shared.regions.range(first, count));
+            self.shared.tell(&mut hands, |machine| {
+                machine
+                    .residency
+                    .handle_removed(first, count)
+                    .expect("pages of the memory");
+            });
+        }
+        self.shared.work_off(&mut hands);
+    }
+
+    /// What there is to say about a cause in one of this pager's failures.
+    pub fn cause_text(&self, cause: Cause) -> String {
+        let deadline = self.shared.machine().residency.config().deadline;
+        self.shared.causes.text(cause, deadline)
+    }
+
+    /// The pages that have failed, in order.
+    pub fn failed_pages(&self) -> Vec<(PageId, Failure)> {
+        self.shared.machine().residency.failed_pages().collect()
+    }
+
+    /// Pages that are present, and pages that are pending.
+    pub fn residency(&self) -> (PageCount, PageCount) {
+        let machine = self.shared.machine();
+        (
+            machine.residency.present(),
+            PageCount::new(machine.residency.pending() as u64),
+        )
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> PagerStats {
+        self.shared.stats.read()
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.store.cancel();
+        self.shared.nudge();
+        if let Some(event_loop) = self.event_loop.take() {
+            // A panic in it has been told by the panic hook.
+            let _ = event_loop.join();
+        }
+        self.shared.pool.stop(STOP_PATIENCE);
+    }
+}
+
+/// Checks the regions against each other's limits and the store's.
+fn check(regions: &[ServedRegion], store: &dyn Store) -> Result<Vec<(Hva, PageRange)>, StartError> {
+    let mut ranges = Vec::with_capacity(regions.len());
+    for region in regions {
+        let start = region.start;
+        let range = region
+            .range()
+            .map_err(|source| StartError::Region { start, source })?;
+        let (needed, size) = (region.store_end(), store.size());
+        if needed > size {
+            let store = store.describe();
+            return Err(StartError::StoreTooShort {
+                start,
+                needed,
+                size,
+                store,
+            });
+        }
+        ranges.push((start, range));
+    }
+    Ok(ranges)
+}

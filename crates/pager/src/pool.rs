@@ -1,0 +1,112 @@
+//! Threads that read the store where that may take long.
+//!
+//! A thread is started when a read is due and none is idle. The machine limits the reads that are
+//! outstanding, so that a store that swallows threads swallows a bounded number of them, and every
+//! read that the machine asks for finds a thread.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use surefault_core::residency::FetchRange;
+
+use crate::shared::{Hands, Shared};
+
+pub(crate) struct Pool {
+    state: Mutex<PoolState>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct PoolState {
+    jobs: VecDeque<FetchRange>,
+    idle: usize,
+    threads: Vec<JoinHandle<()>>,
+    stopping: bool,
+}
+
+impl Pool {
+    pub(crate) fn new() -> Pool {
+        Pool {
+            state: Mutex::default(),
+            work: Condvar::new(),
+        }
+    }
+
+    /// Has a thread read `range`.
+    ///
+    /// # Errors
+    /// When no thread is idle and none can be started.
+    pub(crate) fn submit(&self, shared: &Arc<Shared>, range: FetchRange) -> io::Result<()> {
+        let mut state = self.state();
+        if state.idle <= state.jobs.len() {
+            let shared = Arc::clone(shared);
+            let name = format!("fetch-{}", state.threads.len());
+            let body = move || run(&shared);
+            state
+                .threads
+                .push(std::thread::Builder::new().name(name).spawn(body)?);
+        }
+        state.jobs.push_back(range);
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Lets the threads end, and waits for those that do within `patience`. Says how many do not:
+    /// they are inside the store, and end when it lets go of them.
+    pub(crate) fn stop(&self, patience: Duration) -> usize {
+        let mut state = self.state();
+        state.stopping = true;
+        state.jobs.clear();
+        let threads = core::mem::take(&mut state.threads);
+        drop(state);
+        self.work.notify_all();
+        let until = Instant::now() + patience;
+        let mut stuck = 0;
+        for thread in threads {
+            while !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            if thread.is_finished() {
+                // A panic in it has been told by the panic hook.
+                let _ = thread.join();
+            } else {
+                stuck += 1;
+            }
+        }
+        stuck
+    }
+
+    /// The next read to do; `None` when the pool stops.
+    fn next(&self) -> Option<FetchRange> {
+        let mut state = self.state();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            state.idle += 1;
+            state = self
+                .work
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn run(shared: &Arc<Shared>) {
+    let mut hands = Hands::default();
+    while let Some(range) = shared.pool.next() {
+        shared.fetch_blocking(&mut hands, range);
+    }
+}

@@ -1,0 +1,180 @@
+//! What the threads of a pager share, and the one way in which any of them tells the machine
+//! something.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use surefault_core::PageId;
+use surefault_core::residency::{Admission, Effect, FetchRange, PageOutcome, Residency};
+use surefault_store::Store;
+use surefault_uffd::{EventBuffer, Userfaultfd};
+
+use crate::causes::Causes;
+use crate::mark::Marking;
+use crate::pool::Pool;
+use crate::regions::Regions;
+use crate::stats::Counters;
+use crate::timers::Timers;
+
+/// Everything the threads of a pager share.
+pub(crate) struct Shared {
+    pub(crate) uffd: Userfaultfd,
+    pub(crate) regions: Regions,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) marking: Marking,
+    pub(crate) pool: Pool,
+    pub(crate) causes: Causes,
+    pub(crate) stats: Counters,
+    pub(crate) stopping: AtomicBool,
+    /// An eventfd that gets the event loop out of its sleep.
+    pub(crate) nudge: OwnedFd,
+    machine: Mutex<Machine>,
+    gate: RwLock<Reader>,
+}
+
+/// The machine and its timers.
+pub(crate) struct Machine {
+    pub(crate) residency: Residency,
+    pub(crate) timers: Timers,
+    /// Demands for which there was no room.
+    pub(crate) backlog: VecDeque<PageId>,
+    /// Until when the event loop sleeps; `None` = until something happens.
+    pub(crate) loop_sleeps_until: Option<Instant>,
+}
+
+/// What is needed to read events. Whoever has it holds the gate exclusively.
+pub(crate) struct Reader {
+    pub(crate) buffer: EventBuffer,
+    pub(crate) faulted: Vec<PageId>,
+}
+
+/// What one thread has been told to do and has not done yet.
+#[derive(Default)]
+pub(crate) struct Hands {
+    /// Installs, marks: all of these come before the next fetch, so that `data` still holds what is
+    /// to be installed.
+    pub(crate) local: VecDeque<Effect>,
+    pub(crate) fetches: VecDeque<FetchRange>,
+    /// What was fetched last,
+    pub(crate) data: Vec<u8>,
+    /// from this page on.
+    pub(crate) data_from: PageId,
+}
+
+impl Shared {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once, with the parts by name"
+    )]
+    pub(crate) fn new(
+        uffd: Userfaultfd,
+        regions: Regions,
+        store: Arc<dyn Store>,
+        marking: Marking,
+        pool: Pool,
+        nudge: OwnedFd,
+        residency: Residency,
+        batch: usize,
+    ) -> Shared {
+        let buffer = EventBuffer::with_capacity(batch);
+        Shared {
+            uffd,
+            regions,
+            store,
+            marking,
+            pool,
+            causes: Causes::default(),
+            stats: Counters::default(),
+            stopping: AtomicBool::new(false),
+            nudge,
+            machine: Mutex::new(Machine {
+                residency,
+                timers: Timers::new(),
+                backlog: VecDeque::new(),
+                loop_sleeps_until: None,
+            }),
+            gate: RwLock::new(Reader {
+                buffer,
+                faulted: Vec::with_capacity(batch),
+            }),
+        }
+    }
+
+    /// The machine. A thread that panicked with it has broken a single input, not the pager.
+    pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gate, to read events or to remove pages.
+    pub(crate) fn gate_exclusively(&self) -> RwLockWriteGuard<'_, Reader> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gate, to install.
+    pub(crate) fn gate(&self) -> RwLockReadGuard<'_, Reader> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the machine something and takes in hand what it wants done.
+    pub(crate) fn tell<T>(&self, hands: &mut Hands, input: impl FnOnce(&mut Machine) -> T) -> T {
+        let mut machine = self.machine();
+        let answer = input(&mut machine);
+        let wake_loop = self.collect(&mut machine, hands);
+        drop(machine);
+        if wake_loop {
+            self.nudge();
+        }
+        answer
+    }
+
+    /// Gets the event loop out of its sleep.
+    pub(crate) fn nudge(&self) {
+        // It can only fail when the counter is at its limit, and then the loop is awake already.
+        let _ = rustix::io::write(&self.nudge, &1u64.to_ne_bytes());
+    }
+
+    /// Polls the machine dry. Says whether the event loop sleeps too long.
+    fn collect(&self, machine: &mut Machine, hands: &mut Hands) -> bool {
+        let Machine {
+            residency,
+            timers,
+            backlog,
+            loop_sleeps_until,
+        } = machine;
+        let mut earliest: Option<Instant> = None;
+        let was_full = !backlog.is_empty();
+        loop {
+            while let Some((timer, delay)) = residency.poll_timer() {
+                let due = timers.arm(timer, delay, Instant::now());
+                earliest = Some(earliest.map_or(due, |earliest| earliest.min(due)));
+            }
+            match residency.poll_effect() {
+                Some(Effect::Fetch(range)) => hands.fetches.push_back(range),
+                Some(Effect::Settled { outcome, .. }) => match outcome {
+                    PageOutcome::Failed(_) => self.stats.failed.add(1),
+                    PageOutcome::Present | PageOutcome::Cancelled => {}
+                },
+                Some(effect) => hands.local.push_back(effect),
+                None => match backlog.front() {
+                    Some(&page) if residency.handle_demand(page) != Ok(Admission::Full) => {
+                        backlog.pop_front();
+                    }
+                    _ => break,
+                },
+            }
+        }
+        timers.sweep(residency);
+        if was_full && backlog.is_empty() {
+            // It did not look at the userfaultfd while there was no room.
+            return true;
+        }
+        match (earliest, *loop_sleeps_until) {
+            (Some(earliest), Some(until)) => earliest < until,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
+}
