@@ -14,6 +14,7 @@
 //! | [`plan`] | the fault plan: which page fails how, as pure data |
 //! | [`residency`] | the machine of pages: fetch, retry, deadline, install |
 //! | [`run`] | what is asked of a machine, real or simulated, and what came of it |
+//! | [`workload`] | what the tasks of a run touch, and what they must read |
 #![forbid(unsafe_code)]
 
 pub mod addr;
@@ -22,6 +23,7 @@ pub mod plan;
 pub mod report;
 pub mod residency;
 pub mod run;
+pub mod workload;
 
 pub use addr::{
     Gfn, Gpa, Gva, Hva, PageCount, PageId, PageIndex, PageSize, RegionId, SlotId, Token, VcpuId,
