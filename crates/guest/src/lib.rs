@@ -1,1 +1,39 @@
-//! The built-in guest: its image, and the ABI it shares with the VMM.
+//! The built-in guest: a small kernel and its tasks, assembled with this crate and laid out as the
+//! contents of a guest's memory.
+//!
+//! The guest is real where it matters to page faults: tasks in ring 3, a scheduler in ring 0, async
+//! page faults taken as Linux takes them. It is small everywhere else, so that what a fault costs
+//! is the host's doing. Ring 0 is a hundred plain instructions (some hosts emulate each of them);
+//! ring 3 is native everywhere and does the work.
+//!
+//! ```text
+//!          int3: yield              #PF: page not present (token)
+//!   ┌────────────────────┐  ┌───────────────────────────────────────┐
+//!   ▼                    │  │                                       ▼
+//! queued ──schedule──► running ──int3: done──► ended      parked with its token
+//!   ▲                    ▲                                          │
+//!   │                    └─ the counting task, while nobody can run │
+//!   └──────────────── interrupt: page ready (token, or all) ────────┘
+//! ```
+//!
+//! A task leaves *parked* by the ready interrupt alone; a machine check ends the running task. What
+//! the guest cannot explain is handed to the VMM ([`abi::PORT_TRAP`]), and a vCPU whose tasks have
+//! all ended says so ([`abi::PORT_DONE`]).
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `asm/*.s` | the guest itself |
+//! | [`abi`] | what it shares with the VMM |
+//! | [`layout`] | the contents of its memory |
+//! | [`view`] | what it says of itself |
+
+pub mod abi;
+mod image;
+pub mod layout;
+mod memory;
+mod tables;
+pub mod view;
+
+pub use layout::{GuestApf, GuestSpec, Idle, Layout, LayoutError, VcpuStart};
+pub use tables::DescriptorTable;
+pub use view::{GuestTrap, TaskProgress, VcpuView};

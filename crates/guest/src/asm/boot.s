@@ -1,0 +1,34 @@
+# The image: a header for the loader, then ring 0, then ring 3. It contains no address, so it runs
+# wherever it is put.
+    .pushsection .rodata.surefault_guest, "a"
+    .balign 16
+    .global surefault_guest_start
+surefault_guest_start:
+    # abi: image::HEADER, in this order.
+    .long entry - surefault_guest_start
+    .long vectors - surefault_guest_start
+    .long page_fault - surefault_guest_start
+    .long machine_check - surefault_guest_start
+    .long breakpoint - surefault_guest_start
+    .long ready - surefault_guest_start
+    .long user - surefault_guest_start
+    .long worker - surefault_guest_start
+    .long count - surefault_guest_start
+
+# A vCPU starts here, in long mode, interrupts off, r15 = its area, all else set by the VMM.
+    .balign 16
+entry:
+    mov ecx, {X2APIC_SPURIOUS}      # without the enable bit the APIC accepts no interrupt
+    mov eax, 0x1ff
+    xor edx, edx
+    wrmsr
+    cmp dword ptr [r15 + {APF_ENABLE}], 0
+    je schedule
+    mov ecx, {MSR_APF_INT}
+    mov eax, {READY_VECTOR}
+    wrmsr
+    mov ecx, {MSR_APF_EN}           # last: it may raise "wake all" at once
+    mov eax, r15d
+    or eax, [r15 + {APF_ENABLE}]
+    wrmsr
+    jmp schedule

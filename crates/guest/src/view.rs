@@ -1,0 +1,104 @@
+//! Reads what a guest has written: how far its tasks are, what a vCPU runs, what went wrong in it.
+
+use core::fmt;
+use core::mem::{offset_of, size_of};
+
+use surefault_core::run::TaskId;
+
+use crate::abi::{NO_TASK, Record, Trap, VcpuArea};
+
+/// How far a task is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TaskProgress {
+    /// Touches done.
+    pub done: u64,
+    /// The running sum, after `done` touches, or one more if the task was stopped between the two.
+    pub sum: u64,
+}
+
+impl TaskProgress {
+    /// Bytes of a task's record.
+    pub const LEN: usize = size_of::<Record>();
+
+    /// How far the task is whose record holds `bytes`.
+    pub fn parse(bytes: &[u8; Self::LEN]) -> TaskProgress {
+        TaskProgress {
+            done: get_u64(bytes, offset_of!(Record, done)),
+            sum: get_u64(bytes, offset_of!(Record, sum)),
+        }
+    }
+}
+
+/// What a vCPU says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VcpuView {
+    /// The running task; `None` while the counting task runs, or nobody.
+    pub current: Option<TaskId>,
+    /// Workers that are not done.
+    pub live: u32,
+    /// The unexplained exception, where the vCPU has announced one.
+    pub trap: GuestTrap,
+}
+
+/// An exception that the guest could not explain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestTrap {
+    /// The exception's vector.
+    pub vector: u64,
+    /// Its error code, 0 where it has none.
+    pub error: u64,
+    /// The instruction.
+    pub rip: u64,
+    /// The instruction's privilege level.
+    pub ring: u8,
+    /// CR2: the address, if it was a page fault.
+    pub cr2: u64,
+}
+
+impl VcpuView {
+    /// Bytes of a vCPU's area.
+    pub const LEN: usize = size_of::<VcpuArea>();
+
+    /// What the vCPU says whose area holds `bytes`.
+    pub fn parse(bytes: &[u8; Self::LEN]) -> VcpuView {
+        let trap = |field| get_u64(bytes, offset_of!(VcpuArea, trap) + field);
+        let current = get_u32(bytes, offset_of!(VcpuArea, current));
+        VcpuView {
+            current: match current {
+                NO_TASK => None,
+                // A number that no task has is the guest's error, not a reason to fail here.
+                task => u16::try_from(task).ok().map(TaskId::new),
+            },
+            live: get_u32(bytes, offset_of!(VcpuArea, live)),
+            trap: GuestTrap {
+                vector: trap(offset_of!(Trap, vector)),
+                error: trap(offset_of!(Trap, error)),
+                rip: trap(offset_of!(Trap, rip)),
+                ring: (trap(offset_of!(Trap, cs)) & 3) as u8,
+                cr2: trap(offset_of!(Trap, cr2)),
+            },
+        }
+    }
+}
+
+impl fmt::Display for GuestTrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "exception {} (error code {:#x}) in ring {} at rip {:#x}",
+            self.vector, self.error, self.ring, self.rip
+        )?;
+        match self.vector {
+            14 => write!(f, ", address {:#x}", self.cr2),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn get_u64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+fn get_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
