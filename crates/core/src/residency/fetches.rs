@@ -20,7 +20,7 @@ impl FetchRecord {
 }
 
 /// The fetches that have not come back, oldest first. At most as many as the driver has threads
-/// for, so a search is short.
+/// for, so a search is short; it begins with the youngest, since the old ones are the slow ones.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct FetchTable {
     fetches: Vec<FetchRecord>,
@@ -48,7 +48,7 @@ impl FetchTable {
     pub(super) fn get(&self, generation: Generation) -> Option<&FetchRecord> {
         self.fetches
             .iter()
-            .find(|fetch| fetch.generation == generation)
+            .rfind(|fetch| fetch.generation == generation)
     }
 
     pub(super) fn start(&mut self, generation: Generation, first: PageId, count: u32) {
@@ -64,7 +64,7 @@ impl FetchTable {
         let at = self
             .fetches
             .iter()
-            .position(|fetch| fetch.generation == generation)?;
+            .rposition(|fetch| fetch.generation == generation)?;
         Some(self.fetches.remove(at))
     }
 }

@@ -40,9 +40,9 @@ impl Residency {
                 if !self.make_room() {
                     return Ok(Admission::Full);
                 }
-                self.insert(page, Phase::Queued, true);
-                self.requeue(page);
-                self.arm_deadline(page);
+                let episode = self.insert_queued(page, true);
+                self.timers
+                    .push_back((Timer::Deadline { page, episode }, self.config.deadline));
             }
             // Present: the event was overtaken by the install, or the kernel has lost a page that
             // held nothing. Zeroes are put in place only where there is nothing.
@@ -72,8 +72,7 @@ impl Residency {
             }
             let absent = self.settled.get(position) == SettledState::Absent;
             if absent && self.entries.get(page).is_none() {
-                self.insert(page, Phase::Queued, false);
-                self.requeue(page);
+                self.insert_queued(page, false);
                 taken += 1;
             }
         }

@@ -7,8 +7,8 @@ use super::{Effect, Generation, PageOutcome, Residency, Timer, defective};
 use crate::{Cause, CauseId, Failure, PageId};
 
 impl Residency {
-    /// Makes `page` pending.
-    pub(super) fn insert(&mut self, page: PageId, phase: Phase, demanded: bool) {
+    /// Makes `page` pending. Returns its episode, which is also its first generation.
+    pub(super) fn insert(&mut self, page: PageId, phase: Phase, demanded: bool) -> Generation {
         let generation = self.draw_generation();
         self.entries.insert(Entry {
             page,
@@ -20,6 +20,14 @@ impl Residency {
             alone: false,
             last_error: CauseId::default(),
         });
+        generation
+    }
+
+    /// Makes `page` pending and has it wait for its fetch.
+    pub(super) fn insert_queued(&mut self, page: PageId, demanded: bool) -> Generation {
+        let generation = self.insert(page, Phase::Queued, demanded);
+        self.queue.push(&self.entries, (page, generation), demanded);
+        generation
     }
 
     /// Gives a pending page a new generation: what was under way for it is out of date.
@@ -85,8 +93,7 @@ impl Residency {
         if defective!(self, HealWithoutUnmark) && !removed && !demanded {
             return;
         }
-        self.insert(page, Phase::Unmarking { removed }, demanded);
-        let generation = self.entries.get(page).expect("it was inserted").generation;
+        let generation = self.insert(page, Phase::Unmarking { removed }, demanded);
         self.effects.push_back(Effect::Unmark { generation, page });
     }
 
