@@ -11,7 +11,9 @@
 //! | [`addr`] | newtypes for addresses, page numbers, identities |
 //! | [`cause`] | why a page could not be provided |
 //! | [`report`] | what the VMM is told about a fault that failed |
+//! | [`faults`] | the machine of vCPUs: how a fault is taken, announced, served, ends |
 //! | [`plan`] | the fault plan: which page fails how, as pure data |
+//! | [`policy`] | what is done about the error of an asynchronous fault |
 //! | [`residency`] | the machine of pages: fetch, retry, deadline, install |
 //! | [`run`] | what is asked of a machine, real or simulated, and what came of it |
 //! | [`workload`] | what the tasks of a run touch, and what they must read |
@@ -19,7 +21,9 @@
 
 pub mod addr;
 pub mod cause;
+pub mod faults;
 pub mod plan;
+pub mod policy;
 pub mod report;
 pub mod residency;
 pub mod run;
