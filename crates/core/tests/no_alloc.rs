@@ -3,8 +3,17 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use surefault_core::residency::{Admission, Effect, InstallResult, Residency, ResidencyConfig};
-use surefault_core::{PageCount, PageId, PageIndex, RegionId};
+use surefault_core::faults::{
+    self, Announced, Fault, Faults, FaultsConfig, GuestApf, Moment, Prefaulted, Root,
+};
+use surefault_core::policy::Exact;
+use surefault_core::residency::{
+    Admission, Effect, InstallResult, PageOutcome, PageState, Residency, ResidencyConfig,
+};
+use surefault_core::{
+    Cause, CauseId, CauseKind, Failure, Gfn, Gva, PageCount, PageId, PageIndex, RegionId, SlotId,
+    VcpuId,
+};
 
 /// Counts the allocations of this thread, so that other threads of the test harness do not count.
 struct Counting;
@@ -94,4 +103,83 @@ fn residency_allocates_nothing_in_the_steady_state() {
     // The counter itself works.
     drop(std::hint::black_box(Box::new(1)));
     assert_eq!(ALLOCATIONS.get() - before, 1);
+}
+
+/// As many faults as the queue holds, told to the guest, served, acknowledged; every fourth page
+/// fails, and its error is owed until the page is touched again.
+fn fault_turn(machine: &mut Faults<Exact>, first: u32) {
+    let vcpu = VcpuId::new(0);
+    let root = Root::new(1);
+    let failed = Failure {
+        cause: Cause {
+            kind: CauseKind::Io,
+            id: CauseId::default(),
+        },
+        attempts: 1,
+    };
+    let fails = |n: u32| n.is_multiple_of(4);
+    machine.handle_entry(vcpu, root);
+    for n in first..first + 64 {
+        let fault = Fault {
+            page: page(n),
+            memslot: SlotId::new(0),
+            gfn: Gfn::new(n.into()),
+            rip: Gva::new(0x1000),
+        };
+        machine.handle_fault(
+            vcpu,
+            fault,
+            &Moment::user(Gva::new(0), root),
+            PageState::Absent,
+        );
+        while let Some(effect) = machine.poll_effect() {
+            match effect {
+                faults::Effect::NotPresent { item, .. } => {
+                    machine.handle_announced(vcpu, item, Announced::Injected);
+                }
+                faults::Effect::Work { item, page, .. } => {
+                    let outcome = match fails(page.index().get()) {
+                        true => PageOutcome::Failed(failed),
+                        false => PageOutcome::Present,
+                    };
+                    machine.handle_work_done(vcpu, item, outcome);
+                }
+                faults::Effect::Resume { .. } | faults::Effect::Kick { .. } => {
+                    machine.handle_entry(vcpu, root);
+                }
+                faults::Effect::Prefault { item, page, .. } => {
+                    let how = match fails(page.index().get()) {
+                        true => Prefaulted::Error(failed),
+                        false => Prefaulted::Fixed,
+                    };
+                    machine.handle_prefaulted(vcpu, item, how);
+                }
+                faults::Effect::Ready { .. } => drop(machine.handle_ack(vcpu)),
+                faults::Effect::Enter { .. } | faults::Effect::Unclaimed { .. } => {}
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+        while machine.poll_timer().is_some() {}
+    }
+    assert_eq!(machine.queued(vcpu), 0);
+}
+
+#[test]
+fn faults_allocate_nothing_in_the_steady_state() {
+    let mut machine = Faults::<Exact>::new(FaultsConfig::new(1)).expect("limits fit");
+    let vcpu = VcpuId::new(0);
+    machine.handle_entry(vcpu, Root::new(1));
+    let on = GuestApf::On {
+        send_always: false,
+        error_word: false,
+    };
+    machine.handle_guest_apf(vcpu, on);
+    for n in 0..10 {
+        fault_turn(&mut machine, n * 64);
+    }
+    let before = ALLOCATIONS.get();
+    for n in 0..200 {
+        fault_turn(&mut machine, n * 64);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
 }
