@@ -2,7 +2,7 @@
 //! vectors, selectors.
 //!
 //! The structures are `repr(C)`; the assembler gets each offset that it uses from here
-//! ([`image`](crate::image)), so there is one definition. The assertions at the end are for the
+//! (`image.rs`), so there is one definition. The assertions at the end are for the
 //! few offsets that somebody else has fixed (KVM, the CPU).
 
 use core::mem::{offset_of, size_of};

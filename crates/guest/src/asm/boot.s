@@ -22,6 +22,8 @@ entry:
     mov eax, 0x1ff
     xor edx, edx
     wrmsr
+    cmp dword ptr [r15 + {LIVE}], 0
+    je all_done                     # fewer tasks than vCPUs
     cmp dword ptr [r15 + {APF_ENABLE}], 0
     je schedule
     mov ecx, {MSR_APF_INT}

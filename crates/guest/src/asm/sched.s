@@ -39,6 +39,7 @@ idle:
 task_ended:
     dec dword ptr [r15 + {LIVE}]
     jnz schedule
-1:  mov dx, {PORT_DONE}
+all_done:
+    mov dx, {PORT_DONE}
     out dx, al
-    jmp 1b
+    jmp all_done
