@@ -9,7 +9,7 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::FaultPlan;
-use crate::{FaultReport, PageCount};
+use crate::{FaultReport, PageCount, PageIndex};
 
 /// What to run: a guest of some tasks on some vCPUs whose pages come from a source that obeys a
 /// fault plan.
@@ -106,6 +106,8 @@ pub struct Reported {
     pub cause: String,
     /// The task whose registers the vCPU has, where the guest could be asked.
     pub task: Option<TaskId>,
+    /// The page's index in the demand-paged region, as fault plans count it.
+    pub page: PageIndex,
 }
 
 /// What was counted in a run.
@@ -115,8 +117,13 @@ pub struct RunStats {
     pub pages_done: u64,
     /// Tasks that came to their end.
     pub tasks_finished: u16,
-    /// Checksums that differed from the source's. Anything but 0 is a bug.
+    /// Checksums, and words written, that differed from what follows from the source. Anything but
+    /// 0 is a bug.
     pub wrong_sums: u64,
+    /// Tasks whose checksum could not be compared, because the source could not be read for it.
+    pub unchecked_sums: u64,
+    /// Reports after which the page was healed and the run went on.
+    pub healed: u64,
     /// What the counting task reached.
     pub progress: u64,
     /// Wall time of the run (simulated time in the simulator).
