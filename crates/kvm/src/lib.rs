@@ -1,1 +1,48 @@
-//! VMs, vCPU loops and page-fault reports on /dev/kvm.
+//! VMs, vCPU loops and page-fault reports on `/dev/kvm`.
+//!
+//! ```text
+//!  runner ── crew: a thread each ──► Vcpu::run ──► KVM_RUN
+//!    │                                  │             │ SIGBUS, EFAULT, MMIO in a slot
+//!    │                                  ▼             ▼
+//!    │                            PageSource::verdict(page)      pager, or Linux alone
+//!    │                                  │ failed
+//!    │                                  ▼
+//!    │                            footprint of the instruction at RIP ──► access
+//!    ▼                                  │
+//!  check: sums, stamps  ◄── stop ── FaultReport ── heal ──► run on
+//! ```
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | [`runner`] | a whole run, from its specification to its result |
+//! | `crew` | the vCPUs' threads |
+//! | [`machine`] | the built-in guest put together; [`check`]: what it read, held to the source |
+//! | [`vcpu`] | one vCPU, whose every fault ends; `mmio`: accesses that an exit left half done |
+//! | [`decode`], `footprint`, `cpu` | from registers to the pages that an instruction touches |
+//! | [`signals`] | SIGBUS and the kick |
+//! | [`vm`], [`boot`], [`abi`], [`memory`] | what KVM is told |
+//! | [`pages`] | who provides pages |
+//!
+//! The application installs the signal handlers ([`signals::install`]) and passes the proof along.
+//!
+//! # What is unsafe, and why
+//!
+//! Signal handlers work on what they interrupt; a memory slot and a pager are given addresses; an
+//! MMIO exit is answered in a union. Guest memory is read and written through the kernel alone, so
+//! no reference points into it.
+
+pub mod abi;
+pub mod boot;
+pub mod check;
+mod cpu;
+mod crew;
+pub mod decode;
+mod footprint;
+pub mod machine;
+pub mod memory;
+mod mmio;
+pub mod pages;
+pub mod runner;
+pub mod signals;
+pub mod vcpu;
+pub mod vm;

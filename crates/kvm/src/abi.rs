@@ -1,0 +1,16 @@
+//! The paravirtual interface of KVM that `kvm-bindings` leaves out
+//! (`arch/x86/include/uapi/asm/kvm_para.h`).
+
+/// CPUID leaf of the paravirtual features; the bits below are in EAX.
+pub const CPUID_FEATURES: u32 = 0x4000_0001;
+
+/// Async page faults.
+pub const FEATURE_ASYNC_PF: u32 = 1 << 4;
+/// Async page faults of a nested guest are given to its hypervisor as exits.
+pub const FEATURE_ASYNC_PF_VMEXIT: u32 = 1 << 10;
+/// "Page ready" is an interrupt.
+pub const FEATURE_ASYNC_PF_INT: u32 = 1 << 14;
+
+/// All that tells a guest of async page faults.
+pub const FEATURES_ASYNC_PF: u32 =
+    FEATURE_ASYNC_PF | FEATURE_ASYNC_PF_VMEXIT | FEATURE_ASYNC_PF_INT;

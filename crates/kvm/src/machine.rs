@@ -1,0 +1,167 @@
+//! A VM that runs the built-in guest, put together.
+
+use core::num::NonZeroU32;
+use std::sync::Arc;
+
+use surefault_core::run::TaskId;
+use surefault_core::workload::Workload;
+use surefault_core::{Gpa, PageSize, VcpuId};
+use surefault_guest::abi::DATA_BASE;
+use surefault_guest::{GuestApf, GuestSpec, Idle, Layout, LayoutError, TaskProgress, VcpuView};
+use thiserror::Error;
+
+use crate::memory::{Mapping, MemoryError};
+use crate::pages::PageSource;
+use crate::signals::Signals;
+use crate::vcpu::{Vcpu, VcpuError};
+use crate::vm::{Faults, Vm, VmError};
+
+/// What is to be put together.
+pub struct MachineSpec {
+    /// vCPUs, at least 1.
+    pub vcpus: u16,
+    /// What the tasks touch.
+    pub workload: Arc<Workload>,
+    /// The size of a page of the data region.
+    pub page_size: PageSize,
+    /// Touches after which a task lets others run.
+    pub yield_every: NonZeroU32,
+    /// How faults are taken.
+    pub faults: Faults,
+}
+
+/// A VM with its memory, ready to run. Its vCPUs are apart ([`Machine::new`]), since each is run
+/// by a thread of its own.
+pub struct Machine {
+    // Keeps the VM alive for as long as its memory is looked at.
+    _vm: Vm,
+    layout: Layout,
+    workload: Arc<Workload>,
+    system: Arc<Mapping>,
+    data: Arc<Mapping>,
+}
+
+/// A machine that cannot be put together.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MachineError {
+    /// The guest cannot be laid out.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// There is no VM to be had.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// There is no vCPU to be had.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// There is no memory to be had.
+    #[error("the guest's own memory")]
+    Memory(#[from] MemoryError),
+}
+
+impl Machine {
+    /// Puts the machine together: `data` is the memory that `pages` provides.
+    ///
+    /// # Errors
+    /// When the host refuses something, or the guest would be too large.
+    pub fn new(
+        spec: &MachineSpec,
+        data: Arc<Mapping>,
+        pages: &Arc<dyn PageSource>,
+        signals: Signals,
+    ) -> Result<(Machine, Vec<Vcpu>), MachineError> {
+        let mut vm = Vm::new(spec.faults)?;
+        let (layout, contents) = Layout::new(&GuestSpec {
+            vcpus: spec.vcpus,
+            workload: &spec.workload,
+            page_size: spec.page_size,
+            yield_every: spec.yield_every,
+            idle: Idle::Count,
+            apf: match spec.faults {
+                Faults::Synchronous => GuestApf::Off,
+                Faults::Asynchronous => GuestApf::On,
+            },
+            // Without interrupts KVM has no choice.
+            interrupts: spec.faults == Faults::Asynchronous || vm.faults_are_synchronous(),
+        })?;
+        let system = Arc::new(Mapping::present(contents.len())?);
+        system.write(0, &contents)?;
+        vm.add_slot(Gpa::new(0), Arc::clone(&system))?;
+        vm.add_slot(Gpa::new(DATA_BASE), Arc::clone(&data))?;
+        let vcpus = (0..u32::from(spec.vcpus))
+            .map(VcpuId::new)
+            .map(|id| {
+                let vcpu = Vcpu::new(&vm, id, Arc::clone(pages), signals)?;
+                let start = layout.start(id).expect("laid out for as many vCPUs");
+                vcpu.start(&start)?;
+                Ok(vcpu)
+            })
+            .collect::<Result<Vec<_>, VcpuError>>()?;
+        let machine = Machine {
+            _vm: vm,
+            layout,
+            workload: Arc::clone(&spec.workload),
+            system,
+            data,
+        };
+        Ok((machine, vcpus))
+    }
+
+    /// What the tasks touch.
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    /// The memory of the data region.
+    pub fn data(&self) -> &Mapping {
+        &self.data
+    }
+
+    /// The tasks, by number.
+    pub fn tasks(&self) -> impl Iterator<Item = TaskId> + use<> {
+        (0..self.workload.tasks().len() as u16).map(TaskId::new)
+    }
+
+    /// How far `task` is.
+    ///
+    /// # Errors
+    /// When the guest's own memory cannot be read.
+    ///
+    /// # Panics
+    /// When there is no such task.
+    pub fn progress(&self, task: TaskId) -> Result<TaskProgress, MemoryError> {
+        let record = self.layout.record(task).expect("a task of this machine");
+        self.read_record(record)
+    }
+
+    /// What the counting tasks have counted, together.
+    ///
+    /// # Errors
+    /// When the guest's own memory cannot be read.
+    pub fn counted(&self) -> Result<u64, MemoryError> {
+        let counters = self.layout.counters().iter();
+        counters
+            .map(|&record| Ok(self.read_record(record)?.done))
+            .sum()
+    }
+
+    /// What `vcpu` says of itself.
+    ///
+    /// # Errors
+    /// When the guest's own memory cannot be read.
+    ///
+    /// # Panics
+    /// When there is no such vCPU.
+    pub fn view(&self, vcpu: VcpuId) -> Result<VcpuView, MemoryError> {
+        let area = self.layout.area(vcpu).expect("a vCPU of this machine");
+        let mut bytes = [0; VcpuView::LEN];
+        self.system.read(area.get(), &mut bytes)?;
+        Ok(VcpuView::parse(&bytes))
+    }
+
+    fn read_record(&self, record: Gpa) -> Result<TaskProgress, MemoryError> {
+        let mut bytes = [0; TaskProgress::LEN];
+        self.system.read(record.get(), &mut bytes)?;
+        Ok(TaskProgress::parse(&bytes))
+    }
+}

@@ -1,0 +1,208 @@
+//! Guest memory as the VMM maps it.
+//!
+//! The VMM never follows a pointer into it: it reads and writes through the kernel, so that a page
+//! that fails is an error here and not a signal, and no Rust reference ever points to memory that
+//! the guest changes.
+#![expect(
+    unsafe_code,
+    reason = "maps and unmaps memory, and names addresses to the kernel"
+)]
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+use std::io;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use surefault_core::Hva;
+use thiserror::Error;
+
+/// Private anonymous memory, mapped for as long as this lives.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<c_void>,
+    len: usize,
+}
+
+// SAFETY: the mapping is only an address range here; every access goes through the kernel.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; the kernel serializes nothing, and promises nothing, about bytes that race.
+unsafe impl Sync for Mapping {}
+
+/// Memory that cannot be mapped, read or written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The host would not map it.
+    #[error("mapping {len} bytes of guest memory")]
+    Map {
+        /// How much was asked for.
+        len: usize,
+        /// Why not.
+        source: rustix::io::Errno,
+    },
+    /// The range is not within the mapping.
+    #[error("{len} bytes at offset {offset:#x} are not within a mapping of {size} bytes")]
+    OutOfRange {
+        /// The range's start.
+        offset: u64,
+        /// Its length.
+        len: usize,
+        /// The mapping's size.
+        size: usize,
+    },
+    /// A page of the range cannot be had.
+    #[error("{doing} {len} bytes of guest memory at offset {offset:#x}")]
+    Access {
+        /// "reading" or "writing".
+        doing: &'static str,
+        /// The range's start.
+        offset: u64,
+        /// Its length.
+        len: usize,
+        /// What the kernel said: EFAULT for a page that failed.
+        source: io::Error,
+    },
+}
+
+impl Mapping {
+    /// Maps `len` zero bytes that the host provides when they are touched.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn on_demand(len: usize) -> Result<Mapping, MemoryError> {
+        Mapping::new(len, MapFlags::PRIVATE | MapFlags::NORESERVE)
+    }
+
+    /// Maps `len` zero bytes and has the host provide them at once.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn present(len: usize) -> Result<Mapping, MemoryError> {
+        Mapping::new(len, MapFlags::PRIVATE | MapFlags::POPULATE)
+    }
+
+    fn new(len: usize, flags: MapFlags) -> Result<Mapping, MemoryError> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: without MAP_FIXED, a new mapping takes the place of nothing.
+        let base = unsafe { mmap_anonymous(core::ptr::null_mut(), len, prot, flags) }
+            .map_err(|source| MemoryError::Map { len, source })?;
+        let base = NonNull::new(base).expect("mmap never maps address 0 without MAP_FIXED");
+        Ok(Mapping { base, len })
+    }
+
+    /// The first byte's address.
+    pub fn hva(&self) -> Hva {
+        Hva::new(self.base.as_ptr().addr() as u64)
+    }
+
+    /// The first byte, for a system call that is given memory.
+    pub fn as_ptr(&self) -> NonNull<c_void> {
+        self.base
+    }
+
+    /// The size in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True for a mapping of nothing, which the kernel refuses to make.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Fills `buffer` with the bytes at `offset`. Waits for pages that are being provided.
+    ///
+    /// # Errors
+    /// When the range is not in the mapping, or one of its pages cannot be had.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let len = buffer.len();
+        let local = iovec(buffer.as_mut_ptr().cast(), len);
+        let remote = iovec(self.at(offset, len)?, len);
+        // SAFETY: the local range is `buffer`; the remote one is checked by the kernel.
+        let done = unsafe { libc::process_vm_readv(own_pid(), &local, 1, &remote, 1, 0) };
+        access("reading", offset, len, done)
+    }
+
+    /// Writes `bytes` at `offset`. Waits for pages that are being provided.
+    ///
+    /// # Errors
+    /// When the range is not in the mapping, or one of its pages cannot be had.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), MemoryError> {
+        let len = bytes.len();
+        let local = iovec(bytes.as_ptr().cast_mut().cast(), len);
+        let remote = iovec(self.at(offset, len)?, len);
+        // SAFETY: the remote range lies in this mapping, to which no Rust reference points; the
+        // local one is `bytes`, which is only read.
+        let done = unsafe { libc::process_vm_writev(own_pid(), &local, 1, &remote, 1, 0) };
+        access("writing", offset, len, done)
+    }
+
+    fn at(&self, offset: u64, len: usize) -> Result<*mut c_void, MemoryError> {
+        usize::try_from(offset)
+            .ok()
+            .filter(|start| start.checked_add(len).is_some_and(|end| end <= self.len))
+            .map(|start| self.base.as_ptr().wrapping_byte_add(start))
+            .ok_or(MemoryError::OutOfRange {
+                offset,
+                len,
+                size: self.len,
+            })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and nobody has unmapped it; a VM that had it in a
+        // slot keeps the mapping alive.
+        let unmapped = unsafe { munmap(self.base.as_ptr(), self.len) };
+        debug_assert!(unmapped.is_ok(), "unmapping what was mapped: {unmapped:?}");
+    }
+}
+
+fn iovec(base: *mut c_void, len: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: base,
+        iov_len: len,
+    }
+}
+
+fn own_pid() -> libc::pid_t {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+fn access(doing: &'static str, offset: u64, len: usize, done: isize) -> Result<(), MemoryError> {
+    if done == len as isize {
+        return Ok(());
+    }
+    // A transfer that stops short stops at a page that cannot be had.
+    let source = match done {
+        -1 => io::Error::last_os_error(),
+        _ => io::Error::from_raw_os_error(libc::EFAULT),
+    };
+    Err(MemoryError::Access {
+        doing,
+        offset,
+        len,
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_within_bounds() {
+        let mapping = Mapping::on_demand(8192).unwrap();
+        mapping.write(4090, b"across two pages").unwrap();
+        let mut read = [0; 16];
+        mapping.read(4090, &mut read).unwrap();
+        assert_eq!(&read, b"across two pages");
+        for offset in [8192 - 15, 8192, u64::MAX] {
+            assert!(matches!(
+                mapping.read(offset, &mut read),
+                Err(MemoryError::OutOfRange { .. })
+            ));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Who provides the pages of a VM's memory, as far as its vCPUs are concerned.
+#![expect(unsafe_code, reason = "gives memory into a pager's hands")]
+
+use std::sync::Arc;
+
+use surefault_core::{
+    Cause, CauseId, CauseKind, Failure, Hva, PageCount, PageId, PageIndex, PageSize, RegionId,
+};
+use surefault_pager::{PageVerdict, Pager, PagerConfig, ServedRegion, StartError};
+use surefault_store::Store;
+
+use crate::memory::Mapping;
+
+/// Provides pages of guest memory, and knows why it cannot provide some.
+pub trait PageSource: Send + Sync {
+    /// The size of its pages.
+    fn page_size(&self) -> PageSize;
+
+    /// The page that `hva` lies in; `None` for memory that it does not provide.
+    fn page_of(&self, hva: Hva) -> Option<PageId>;
+
+    /// What a vCPU is to do that could not have `page` just now.
+    fn verdict(&self, page: PageId) -> PageVerdict;
+
+    /// The text of a cause.
+    fn cause_text(&self, cause: Cause) -> String;
+}
+
+/// A mapping whose pages come from a pager in this process.
+pub struct Paged {
+    // Dropped before the mapping that it serves.
+    pager: Pager,
+    mapping: Arc<Mapping>,
+    page_size: PageSize,
+}
+
+impl Paged {
+    /// Serves all of `mapping`, which nobody has touched yet, from the start of `store`.
+    ///
+    /// # Errors
+    /// When memory cannot be served here, or the mapping is not whole pages of `page_size`.
+    pub fn start(
+        mapping: Arc<Mapping>,
+        page_size: PageSize,
+        store: Arc<dyn Store>,
+        config: &PagerConfig,
+    ) -> Result<Paged, StartError> {
+        let region = ServedRegion {
+            start: mapping.hva(),
+            pages: PageCount::new(mapping.len() as u64 >> page_size.shift()),
+            page_size,
+            store_offset: 0,
+        };
+        // SAFETY: the region is private anonymous memory, readable and writable, and stays mapped
+        // until the pager is dropped. No reference points into it: everybody goes through the
+        // kernel. Neither pagers nor stores are given the mapping.
+        let pager = unsafe { Pager::start(&[region], store, config) }?;
+        Ok(Paged {
+            pager,
+            mapping,
+            page_size,
+        })
+    }
+
+    /// The pager.
+    pub fn pager(&self) -> &Pager {
+        &self.pager
+    }
+
+    /// The memory that it serves.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+}
+
+impl PageSource for Paged {
+    fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    fn page_of(&self, hva: Hva) -> Option<PageId> {
+        self.pager.page_of(hva)
+    }
+
+    fn verdict(&self, page: PageId) -> PageVerdict {
+        self.pager.verdict(page)
+    }
+
+    fn cause_text(&self, cause: Cause) -> String {
+        self.pager.cause_text(cause)
+    }
+}
+
+/// Pages from Linux alone, which gives no reasons: a page that cannot be had has failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinuxAlone {
+    /// The first byte of the memory.
+    pub start: Hva,
+    /// Its pages.
+    pub pages: PageCount,
+    /// Their size.
+    pub page_size: PageSize,
+}
+
+impl PageSource for LinuxAlone {
+    fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    fn page_of(&self, hva: Hva) -> Option<PageId> {
+        let index = hva.checked_offset_from(self.start)? >> self.page_size.shift();
+        let index = u32::try_from(index).ok()?;
+        (u64::from(index) < self.pages.get())
+            .then(|| PageId::new(RegionId::new(0), PageIndex::new(index)))
+    }
+
+    fn verdict(&self, _: PageId) -> PageVerdict {
+        PageVerdict::Failed(Failure {
+            cause: Cause {
+                kind: CauseKind::BadAddress,
+                id: CauseId::default(),
+            },
+            attempts: 1,
+        })
+    }
+
+    fn cause_text(&self, _: Cause) -> String {
+        "the host's kernel could not provide the page, and does not say why".to_owned()
+    }
+}

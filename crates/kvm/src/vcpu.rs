@@ -1,0 +1,304 @@
+//! A vCPU whose every fault ends: the guest goes on, or the run ends with a report.
+//!
+//! ```text
+//!            ┌──────────────── retry: the page is there now ───────────────┐
+//!            ▼                                                             │
+//!  run ─► KVM_RUN ─┬─ SIGBUS, EINTR ─ page from the signal's address ──┐   │
+//!                  ├─ EFAULT ──────── pages of the instruction at RIP ─┼─► verdict ─► failed: report
+//!                  ├─ MMIO in a slot ─ page from the exit's gpa ───────┘
+//!                  ├─ EINTR ───────── kicked?
+//!                  └─ out ─────────── the guest has something to say
+//! ```
+//!
+//! After a report the vCPU stands at the faulting instruction. Running it again makes the access
+//! again, which succeeds if the page has been healed and ends in the same report otherwise.
+
+use core::ptr::NonNull;
+use std::sync::Arc;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use surefault_core::{Access, Failure, FaultReport, Gfn, Gpa, Gva, Hva, PageId, PageSize, VcpuId};
+use surefault_guest::VcpuStart;
+use surefault_pager::PageVerdict;
+
+use crate::boot;
+use crate::cpu::Cpu;
+use crate::memory::MemoryError;
+use crate::mmio::Unfinished;
+use crate::pages::PageSource;
+use crate::signals::{Kicker, Run, Signals};
+use crate::vm::{Slot, Vm};
+
+mod error;
+
+pub use error::VcpuError;
+
+/// An access that found its page neither present nor failed this often, in a row, at one
+/// instruction: somebody is not telling the truth, and a loop without end is what we are here
+/// to prevent.
+const MAX_RETRIES: u32 = 10_000;
+
+/// A vCPU of a VM.
+pub struct Vcpu {
+    id: VcpuId,
+    fd: VcpuFd,
+    slots: Vec<Slot>,
+    pages: Arc<dyn PageSource>,
+    kicker: Arc<Kicker>,
+    unfinished: Option<Unfinished>,
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// The guest wrote to this I/O port.
+    Out(u16),
+    /// A page cannot be provided.
+    Failed {
+        /// What there is to say.
+        report: FaultReport,
+        /// The page.
+        page: PageId,
+    },
+    /// Somebody kicked the vCPU.
+    Kicked,
+}
+
+/// What `KVM_RUN` came back with, freed from the borrow of the vCPU.
+enum Stop {
+    Out(u16),
+    Interrupted,
+    BadAddress,
+    Mmio(Unfinished),
+    Memory(Gpa),
+}
+
+/// A page that could not be had: where it is in the guest, and why, if that is settled.
+struct Missing {
+    slot: Slot,
+    gpa: Gpa,
+    page: PageId,
+    verdict: PageVerdict,
+}
+
+impl Vcpu {
+    /// A new vCPU of `vm`, which sees the memory slots that there are now.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn new(
+        vm: &Vm,
+        id: VcpuId,
+        pages: Arc<dyn PageSource>,
+        signals: Signals,
+    ) -> Result<Vcpu, VcpuError> {
+        Ok(Vcpu {
+            id,
+            fd: vm.create_vcpu(id)?,
+            slots: vm.slots().to_vec(),
+            pages,
+            kicker: Arc::new(Kicker::new(signals)),
+            unfinished: None,
+        })
+    }
+
+    /// Gives the vCPU the registers with which the built-in guest starts on it.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn start(&self, start: &VcpuStart) -> Result<(), VcpuError> {
+        Ok(boot::start(&self.fd, start)?)
+    }
+
+    /// KVM's id of it.
+    pub fn id(&self) -> VcpuId {
+        self.id
+    }
+
+    /// What gets it out of [`run`](Self::run) from another thread.
+    pub fn kicker(&self) -> Arc<Kicker> {
+        Arc::clone(&self.kicker)
+    }
+
+    /// Runs the guest on this thread until there is something to say.
+    ///
+    /// # Errors
+    /// When the guest cannot go on for a reason that is not a page's failure.
+    pub fn run(&mut self) -> Result<Exit, VcpuError> {
+        let kicker = Arc::clone(&self.kicker);
+        let immediate_exit = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit);
+        let armed = Run::new(&kicker, immediate_exit);
+        let mut retries = Retries::default();
+        loop {
+            // In this order: a kick that sets it after this is seen by KVM_RUN, and one that set it
+            // before is taken here.
+            self.fd.set_kvm_immediate_exit(0);
+            if kicker.take() {
+                return Ok(Exit::Kicked);
+            }
+            let missing = match self.finish_access()? {
+                Some(missing) => missing,
+                None => match self.enter()? {
+                    Stop::Out(port) => return Ok(Exit::Out(port)),
+                    Stop::Interrupted => match armed.take_failed() {
+                        Some(hva) => self.missing_at_hva(hva)?,
+                        None => continue,
+                    },
+                    Stop::BadAddress => self.missing_at_rip()?,
+                    Stop::Memory(gpa) => self.missing_at_gpa(gpa)?,
+                    Stop::Mmio(unfinished) => {
+                        let missing = self.missing_at_gpa(unfinished.gpa())?;
+                        self.unfinished = Some(unfinished);
+                        missing
+                    }
+                },
+            };
+            let cpu = self.cpu()?;
+            match missing.verdict {
+                PageVerdict::Failed(failure) => {
+                    return Ok(Exit::Failed {
+                        report: self.report(&cpu, &missing, failure),
+                        page: missing.page,
+                    });
+                }
+                PageVerdict::Retry if retries.again_at(cpu.rip(), missing.gpa) => {}
+                PageVerdict::Retry => {
+                    return Err(VcpuError::NoProgress {
+                        vcpu: self.id,
+                        gpa: missing.gpa,
+                        rip: cpu.rip(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// `KVM_RUN`, once.
+    fn enter(&mut self) -> Result<Stop, VcpuError> {
+        Ok(match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, _)) => Stop::Out(port),
+            Ok(VcpuExit::MmioRead(gpa, data)) => Stop::Mmio(Unfinished::read(gpa, data)),
+            Ok(VcpuExit::MmioWrite(gpa, data)) => Stop::Mmio(Unfinished::write(gpa, data)),
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => Stop::Memory(Gpa::new(gpa)),
+            Ok(VcpuExit::Intr) => Stop::Interrupted,
+            Ok(exit) => {
+                let exit = format!("{exit:?}");
+                return Err(VcpuError::Unexpected {
+                    vcpu: self.id,
+                    rip: self.cpu()?.rip(),
+                    exit,
+                });
+            }
+            Err(error) => match error.errno() {
+                libc::EINTR | libc::EAGAIN => Stop::Interrupted,
+                libc::EFAULT => Stop::BadAddress,
+                _ => {
+                    return Err(VcpuError::Run {
+                        vcpu: self.id,
+                        source: error,
+                    });
+                }
+            },
+        })
+    }
+
+    fn cpu(&self) -> Result<Cpu, VcpuError> {
+        Cpu::of(&self.fd).map_err(|source| VcpuError::Registers {
+            vcpu: self.id,
+            source,
+        })
+    }
+
+    /// Makes the access that an MMIO exit in a memory slot has left half done, which waits for the
+    /// page. Says so if that still cannot be had.
+    fn finish_access(&mut self) -> Result<Option<Missing>, VcpuError> {
+        let Some(unfinished) = self.unfinished else {
+            return Ok(None);
+        };
+        let gpa = unfinished.gpa();
+        match unfinished.finish(&self.slots, self.fd.get_kvm_run()) {
+            Ok(()) => {
+                self.unfinished = None;
+                Ok(None)
+            }
+            Err(MemoryError::Access { .. }) => self.missing_at_gpa(gpa).map(Some),
+            Err(source) => Err(VcpuError::Unfinished {
+                vcpu: self.id,
+                gpa,
+                source,
+            }),
+        }
+    }
+
+    fn missing_at_hva(&self, hva: Hva) -> Result<Missing, VcpuError> {
+        (self.slots.iter())
+            .find_map(|slot| self.missing(slot, slot.gpa_of(hva)?))
+            .ok_or(VcpuError::Lost { vcpu: self.id, hva })
+    }
+
+    fn missing_at_gpa(&self, gpa: Gpa) -> Result<Missing, VcpuError> {
+        (self.slots.iter())
+            .find_map(|slot| self.missing(slot, gpa))
+            .ok_or(VcpuError::NoMemory { vcpu: self.id, gpa })
+    }
+
+    /// Nothing named the page: whichever page of the instruction has failed.
+    fn missing_at_rip(&self) -> Result<Missing, VcpuError> {
+        let cpu = self.cpu()?;
+        let footprint = cpu.footprint(&self.fd, &self.slots);
+        footprint
+            .pages()
+            .filter_map(|gpa| self.slots.iter().find_map(|slot| self.missing(slot, gpa)))
+            .find(|missing| matches!(missing.verdict, PageVerdict::Failed(_)))
+            .ok_or(VcpuError::BadAddress {
+                vcpu: self.id,
+                rip: cpu.rip(),
+            })
+    }
+
+    /// What is to be said of the page of `gpa`, if it is in `slot` and provided on demand.
+    fn missing(&self, slot: &Slot, gpa: Gpa) -> Option<Missing> {
+        let hva = slot.hva_of(gpa)?;
+        let page = self.pages.page_of(hva)?;
+        Some(Missing {
+            slot: slot.clone(),
+            gpa: gpa.page_base(self.pages.page_size()),
+            page,
+            verdict: self.pages.verdict(page),
+        })
+    }
+
+    fn report(&self, cpu: &Cpu, missing: &Missing, failure: Failure) -> FaultReport {
+        let footprint = cpu.footprint(&self.fd, &self.slots);
+        let access: Access = footprint.access_to(missing.gpa, self.pages.page_size());
+        FaultReport {
+            vcpu: self.id,
+            memslot: missing.slot.id(),
+            // KVM's frames are 4 KiB, whatever the host's pages are.
+            gfn: Gfn::of(missing.gpa, PageSize::KIB_4),
+            gpa: missing.gpa,
+            rip: cpu.rip(),
+            access,
+            failure,
+        }
+    }
+}
+
+/// Counts retries of one access in a row.
+#[derive(Default)]
+struct Retries {
+    at: Option<(Gva, Gpa)>,
+    count: u32,
+}
+
+impl Retries {
+    /// Counts one more retry there; false when there have been too many.
+    fn again_at(&mut self, rip: Gva, page: Gpa) -> bool {
+        if self.at != Some((rip, page)) {
+            self.at = Some((rip, page));
+            self.count = 0;
+        }
+        self.count += 1;
+        self.count <= MAX_RETRIES
+    }
+}

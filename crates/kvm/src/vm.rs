@@ -1,0 +1,208 @@
+//! A VM: its memory slots, its interrupt controller, and what its vCPUs may know and do.
+#![expect(unsafe_code, reason = "gives KVM host memory to use as guest memory")]
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_HLT, kvm_enable_cap,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use surefault_core::{Gpa, Hva, SlotId, VcpuId};
+use thiserror::Error;
+
+use crate::abi;
+use crate::memory::Mapping;
+
+/// Where KVM may put three pages of its own (VMX without unrestricted guests): in the hole below
+/// 4 GiB where a PC has its firmware.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// How the VM's page faults are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Faults {
+    /// Synchronously: the guest is told nothing of async page faults, and KVM is kept from halting
+    /// a vCPU instead.
+    Synchronous,
+    /// As Linux likes.
+    Asynchronous,
+}
+
+/// A VM without its vCPUs.
+#[derive(Debug)]
+pub struct Vm {
+    kvm: Kvm,
+    fd: VmFd,
+    faults: Faults,
+    halts_in_guest: bool,
+    slots: Vec<Slot>,
+}
+
+/// A memory slot: guest-physical memory and the mapping behind it.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    id: SlotId,
+    gpa: Gpa,
+    mapping: Arc<Mapping>,
+}
+
+/// A VM that cannot be had.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum VmError {
+    /// There is no KVM on this host, or none for this process.
+    #[error("/dev/kvm does not exist: KVM is not loaded, or the machine has no virtualization")]
+    NoKvm,
+    /// KVM is there, but not for this process.
+    #[error("/dev/kvm may not be opened by this user: add it to the group that owns the device")]
+    Forbidden,
+    /// KVM refused something.
+    #[error("{doing}")]
+    Refused {
+        /// What was being done.
+        doing: &'static str,
+        /// Why not.
+        source: kvm_ioctls::Error,
+    },
+}
+
+/// Makes a KVM error one of this module.
+fn refused(doing: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> VmError {
+    move |source| VmError::Refused { doing, source }
+}
+
+impl Vm {
+    /// A VM without memory, with the interrupt controllers in the kernel.
+    ///
+    /// # Errors
+    /// When there is no KVM here, or it refuses.
+    pub fn new(faults: Faults) -> Result<Vm, VmError> {
+        let kvm = Kvm::new().map_err(|source| match source.errno() {
+            libc::ENOENT | libc::ENODEV | libc::ENXIO => VmError::NoKvm,
+            libc::EACCES | libc::EPERM => VmError::Forbidden,
+            _ => refused("opening /dev/kvm")(source),
+        })?;
+        let fd = kvm.create_vm().map_err(refused("creating a VM"))?;
+        fd.set_tss_address(TSS_ADDRESS)
+            .map_err(refused("placing KVM's own task state segment"))?;
+        let halts_in_guest = faults == Faults::Synchronous && disable_halt_exits(&fd)?;
+        fd.create_irq_chip()
+            .map_err(refused("creating the interrupt controllers"))?;
+        Ok(Vm {
+            kvm,
+            fd,
+            faults,
+            halts_in_guest,
+            slots: Vec::new(),
+        })
+    }
+
+    /// True when every fault is synchronous even while the guest takes interrupts. Otherwise only
+    /// a guest with its interrupts off has nothing but synchronous faults.
+    pub fn faults_are_synchronous(&self) -> bool {
+        self.halts_in_guest
+    }
+
+    /// Puts `mapping` into the guest's memory at `gpa`.
+    ///
+    /// # Errors
+    /// When KVM refuses, as for a slot that overlaps another.
+    pub fn add_slot(&mut self, gpa: Gpa, mapping: Arc<Mapping>) -> Result<SlotId, VmError> {
+        let id = SlotId::new(self.slots.len() as u32);
+        let region = kvm_userspace_memory_region {
+            slot: id.get(),
+            flags: 0,
+            guest_phys_addr: gpa.get(),
+            memory_size: mapping.len() as u64,
+            userspace_addr: mapping.hva().get(),
+        };
+        // SAFETY: the range is a mapping that no Rust reference points into; whoever holds the
+        // slots (the VM, and each vCPU) keeps it mapped.
+        unsafe { self.fd.set_user_memory_region(region) }
+            .map_err(refused("giving the VM a memory slot"))?;
+        self.slots.push(Slot { id, gpa, mapping });
+        Ok(id)
+    }
+
+    /// The memory slots so far.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// KVM's own handle.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// A vCPU that knows what this VM lets it know.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn create_vcpu(&self, id: VcpuId) -> Result<VcpuFd, VmError> {
+        let vcpu =
+            (self.fd.create_vcpu(u64::from(id.get()))).map_err(refused("creating a vCPU"))?;
+        let mut cpuid = (self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))
+            .map_err(refused("asking for the supported CPUID"))?;
+        for entry in cpuid.as_mut_slice() {
+            match entry.function {
+                1 => entry.ebx = (entry.ebx & 0x00ff_ffff) | (id.get() << 24),
+                0xb | 0x1f => entry.edx = id.get(),
+                abi::CPUID_FEATURES if self.faults == Faults::Synchronous => {
+                    entry.eax &= !abi::FEATURES_ASYNC_PF;
+                }
+                _ => {}
+            }
+        }
+        vcpu.set_cpuid2(&cpuid)
+            .map_err(refused("setting a vCPU's CPUID"))?;
+        Ok(vcpu)
+    }
+}
+
+/// Lets the guest execute HLT without an exit, if KVM knows how. Then KVM has no use for a vCPU
+/// that waits for a page, and does not fault asynchronously unless the guest asks for it
+/// (`kvm_can_do_async_pf`). To be done before any vCPU is created.
+fn disable_halt_exits(fd: &VmFd) -> Result<bool, VmError> {
+    let can = fd.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+    if can & KVM_X86_DISABLE_EXITS_HLT as i32 == 0 {
+        return Ok(false);
+    }
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_DISABLE_EXITS,
+        args: [u64::from(KVM_X86_DISABLE_EXITS_HLT), 0, 0, 0],
+        ..Default::default()
+    };
+    (fd.enable_cap(&cap)).map_err(refused("disabling exits for HLT"))?;
+    Ok(true)
+}
+
+impl Slot {
+    /// KVM's number of the slot.
+    pub fn id(&self) -> SlotId {
+        self.id
+    }
+
+    /// Where it starts in the guest.
+    pub fn gpa(&self) -> Gpa {
+        self.gpa
+    }
+
+    /// The memory behind it.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// Where `gpa` is on the host, if it is in this slot.
+    pub fn hva_of(&self, gpa: Gpa) -> Option<Hva> {
+        let offset = gpa.checked_offset_from(self.gpa)?;
+        (offset < self.mapping.len() as u64).then_some(())?;
+        self.mapping.hva().checked_add(offset)
+    }
+
+    /// Where `hva` is in the guest, if it is in this slot.
+    pub fn gpa_of(&self, hva: Hva) -> Option<Gpa> {
+        let offset = hva.checked_offset_from(self.mapping.hva())?;
+        (offset < self.mapping.len() as u64).then_some(())?;
+        self.gpa.checked_add(offset)
+    }
+}
