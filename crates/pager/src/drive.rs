@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use surefault_core::residency::{Effect, Fault, FetchRange};
-use surefault_core::{CauseKind, Persistence};
+use surefault_core::residency::{Effect, Fault, FetchRange, PageOutcome};
+use surefault_core::{CauseKind, PageId, Persistence};
 use surefault_store::{ReadRequest, StoreError};
 
 use crate::shared::{Hands, Shared};
@@ -36,7 +36,21 @@ impl Shared {
             Effect::Mark { generation, page } => self.mark(hands, generation, page),
             Effect::Unmark { generation, page } => self.unmark(hands, generation, page),
             Effect::Fetch(range) => hands.fetches.push_back(range),
-            Effect::Settled { .. } => {}
+            Effect::Settled { page, outcome } => self.settled(page, outcome),
+        }
+    }
+
+    /// A demand has ended. A thread that began its fault before the page was marked may have gone
+    /// to sleep after the marking woke everybody: the kernel takes a marker for an absent page when
+    /// it decides to sleep (`userfaultfd_must_wait`). Its fault is answered here.
+    fn settled(&self, page: PageId, outcome: PageOutcome) {
+        match outcome {
+            PageOutcome::Present => return,
+            PageOutcome::Failed(_) => self.stats.failed.add(1),
+            PageOutcome::Cancelled => {}
+        }
+        if self.uffd.wake(self.regions.range(page, 1)).is_err() {
+            self.stats.strange_events.add(1);
         }
     }
 

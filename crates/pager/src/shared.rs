@@ -153,10 +153,11 @@ impl Shared {
             }
             match residency.poll_effect() {
                 Some(Effect::Fetch(range)) => hands.fetches.push_back(range),
-                Some(Effect::Settled { outcome, .. }) => match outcome {
-                    PageOutcome::Failed(_) => self.stats.failed.add(1),
-                    PageOutcome::Present | PageOutcome::Cancelled => {}
-                },
+                // Installing has woken who waited.
+                Some(Effect::Settled {
+                    outcome: PageOutcome::Present,
+                    ..
+                }) => {}
                 Some(effect) => hands.local.push_back(effect),
                 None => match backlog.front() {
                     Some(&page) if residency.handle_demand(page) != Ok(Admission::Full) => {
