@@ -59,17 +59,19 @@ impl Shared {
     fn fetch(self: &Arc<Self>, hands: &mut Hands, range: FetchRange) {
         self.stats.fetches.add(1);
         let request = self.request(range);
-        self.make_room(hands, range);
-        let data = &mut hands.data;
+        let data = self.make_room(hands, range);
         let read = || self.store.read_now(request, data);
         match catch_unwind(AssertUnwindSafe(read)) {
             Ok(Some(result)) => {
                 self.stats.inline_fetches.add(1);
                 self.fetched(hands, range, result);
             }
+            Ok(None) if hands.may_wait && hands.fetches.is_empty() && hands.kept.is_none() => {
+                hands.kept = Some(range);
+            }
             Ok(None) => {
                 if let Err(error) = self.pool.submit(self, range) {
-                    let text = format!("no thread to read {}: {error}", self.store.describe());
+                    let text = format!("no thread to read {}: {error}", self.store_name);
                     self.fetch_failed(hands, range, CauseKind::Io, Persistence::Temporary, text);
                 }
             }
@@ -80,8 +82,7 @@ impl Shared {
     /// Reads pages from the store, for as long as that takes, and works off what comes of it.
     pub(crate) fn fetch_blocking(self: &Arc<Self>, hands: &mut Hands, range: FetchRange) {
         let request = self.request(range);
-        self.make_room(hands, range);
-        let data = &mut hands.data;
+        let data = self.make_room(hands, range);
         match catch_unwind(AssertUnwindSafe(|| self.store.read(request, data))) {
             Ok(result) => self.fetched(hands, range, result),
             Err(_) => self.panicked(hands, range),
@@ -97,10 +98,15 @@ impl Shared {
         }
     }
 
-    fn make_room(&self, hands: &mut Hands, range: FetchRange) {
+    /// Where the data of `range` goes.
+    fn make_room<'h>(&self, hands: &'h mut Hands, range: FetchRange) -> &'h mut [u8] {
         let page_len = self.regions.page_size(range.first).buffer_len();
+        let len = range.count as usize * page_len;
         hands.data_from = range.first;
-        hands.data.resize(range.count as usize * page_len, 0);
+        if hands.data.len() < len {
+            hands.data.resize(len, 0);
+        }
+        &mut hands.data[..len]
     }
 
     fn fetched(&self, hands: &mut Hands, range: FetchRange, result: Result<(), StoreError>) {
@@ -118,7 +124,7 @@ impl Shared {
     }
 
     fn panicked(&self, hands: &mut Hands, range: FetchRange) {
-        let text = format!("reading {} panicked", self.store.describe());
+        let text = format!("reading {} panicked", self.store_name);
         self.fetch_failed(hands, range, CauseKind::Io, Persistence::Permanent, text);
     }
 

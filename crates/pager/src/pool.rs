@@ -1,6 +1,7 @@
 //! Threads that read the store where that may take long.
 //!
-//! A thread is started when a read is due and none is idle. The machine limits the reads that are
+//! A thread is started when a read is due and none is idle; one that has finished a read does what
+//! comes of it, and of further reads the last one itself. The machine limits the reads that are
 //! outstanding, so that a store that swallows threads swallows a bounded number of them, and every
 //! read that the machine asks for finds a thread.
 
@@ -37,10 +38,15 @@ impl Pool {
 
     /// Has a thread read `range`.
     ///
+    /// A pool that stops takes reads and forgets them.
+    ///
     /// # Errors
     /// When no thread is idle and none can be started.
     pub(crate) fn submit(&self, shared: &Arc<Shared>, range: FetchRange) -> io::Result<()> {
         let mut state = self.state();
+        if state.stopping {
+            return Ok(());
+        }
         if state.idle <= state.jobs.len() {
             let shared = Arc::clone(shared);
             let name = format!("fetch-{}", state.threads.len());
@@ -80,14 +86,14 @@ impl Pool {
         stuck
     }
 
-    /// The next read to do; `None` when the pool stops.
-    fn next(&self) -> Option<FetchRange> {
+    /// The next read to do, `kept` if there is one; `None` when the pool stops.
+    fn next(&self, kept: Option<FetchRange>) -> Option<FetchRange> {
         let mut state = self.state();
         loop {
             if state.stopping {
                 return None;
             }
-            if let Some(job) = state.jobs.pop_front() {
+            if let Some(job) = kept.or_else(|| state.jobs.pop_front()) {
                 return Some(job);
             }
             state.idle += 1;
@@ -105,8 +111,11 @@ impl Pool {
 }
 
 fn run(shared: &Arc<Shared>) {
-    let mut hands = Hands::default();
-    while let Some(range) = shared.pool.next() {
+    let mut hands = Hands {
+        may_wait: true,
+        ..Hands::default()
+    };
+    while let Some(range) = shared.pool.next(hands.kept.take()) {
         shared.fetch_blocking(&mut hands, range);
     }
 }

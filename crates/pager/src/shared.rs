@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) uffd: Userfaultfd,
     pub(crate) regions: Regions,
     pub(crate) store: Arc<dyn Store>,
+    /// The store in words; asked for once, while nothing depends on its answer.
+    pub(crate) store_name: String,
     pub(crate) marking: Marking,
     pub(crate) pool: Pool,
     pub(crate) causes: Causes,
@@ -58,7 +60,11 @@ pub(crate) struct Hands {
     /// to be installed.
     pub(crate) local: VecDeque<Effect>,
     pub(crate) fetches: VecDeque<FetchRange>,
-    /// What was fetched last,
+    /// Whether this is a thread of the pool, which may wait for the store.
+    pub(crate) may_wait: bool,
+    /// A read that this thread of the pool does itself when everything else is done.
+    pub(crate) kept: Option<FetchRange>,
+    /// What was fetched last, and behind it what is left of longer fetches,
     pub(crate) data: Vec<u8>,
     /// from this page on.
     pub(crate) data_from: PageId,
@@ -83,6 +89,7 @@ impl Shared {
         Shared {
             uffd,
             regions,
+            store_name: store.describe(),
             store,
             marking,
             pool,
