@@ -192,6 +192,11 @@ impl Residency {
         self.entries.len()
     }
 
+    /// The pages that are neither settled nor absent, in order.
+    pub fn pending_pages(&self) -> impl Iterator<Item = PageId> + '_ {
+        self.entries.iter().map(|entry| entry.page)
+    }
+
     /// Fetches that have not come back, whether or not anybody still waits for them. A driver that
     /// gives each its own thread needs this many.
     pub fn fetches_out(&self) -> usize {

@@ -1,7 +1,7 @@
-//! Why a pager did not start.
+//! Why a pager did not start, or could not do as told.
 
-use surefault_core::Hva;
 use surefault_core::residency::ConfigError;
+use surefault_core::{Hva, PageId};
 use surefault_uffd::{CreateError, OperationError, RangeError};
 use thiserror::Error;
 
@@ -56,4 +56,16 @@ pub enum StartError {
         /// What the kernel said.
         source: std::io::Error,
     },
+}
+
+/// Why pages were not thrown away.
+#[derive(Debug, Error)]
+#[error("{count} pages from {first} on cannot be thrown away")]
+pub struct DiscardError {
+    /// The first of them.
+    pub first: PageId,
+    /// How many there are.
+    pub count: u32,
+    /// What the kernel said.
+    pub source: std::io::Error,
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use surefault_core::Hva;
-use surefault_core::residency::Admission;
+use surefault_core::residency::{Admission, PageState};
 use surefault_uffd::{Event, Read};
 
-use crate::shared::{Hands, Reader, Shared};
+use crate::shared::{Gate, Hands, Shared};
 
 /// The loop's pause after an event could not be read, so that it does not spin.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
@@ -89,8 +89,29 @@ fn fire_timers(shared: &Shared, hands: &mut Hands) {
 impl Shared {
     /// Reads a batch of events and notes them, as one step.
     pub(crate) fn read_events(&self, hands: &mut Hands) {
-        let mut reader = self.gate_exclusively();
-        let Reader { buffer, faulted } = &mut *reader;
+        let mut gate = self.gate_exclusively();
+        self.take_events(&mut gate);
+        let faulted = &gate.faulted;
+        if faulted.is_empty() {
+            return;
+        }
+        self.stats.faults.add(faulted.len() as u64);
+        self.tell(hands, |machine| {
+            for &page in faulted {
+                match machine.residency.handle_demand(page) {
+                    Ok(Admission::Taken) => {}
+                    Ok(Admission::Full) => machine.backlog.push_back(page),
+                    Err(_) => unreachable!("the address is in a region"),
+                }
+            }
+        });
+    }
+
+    /// Reads a batch of events into `gate.faulted`.
+    fn take_events(&self, gate: &mut Gate) {
+        let Gate {
+            buffer, faulted, ..
+        } = gate;
         faulted.clear();
         match self.uffd.read(buffer) {
             Ok(Read::WouldBlock) => {}
@@ -115,18 +136,30 @@ impl Shared {
                 std::thread::sleep(PAUSE_AFTER_ERROR);
             }
         }
-        if faulted.is_empty() {
-            return;
-        }
-        self.stats.faults.add(faulted.len() as u64);
-        self.tell(hands, |machine| {
-            for &page in faulted.iter() {
-                match machine.residency.handle_demand(page) {
-                    Ok(Admission::Taken) => {}
-                    Ok(Admission::Full) => machine.backlog.push_back(page),
-                    Err(_) => unreachable!("the address is in a region"),
-                }
+    }
+
+    /// Ends the service: who waits for a page that is not there is refused, instead of finding zeros
+    /// when the userfaultfd is closed, and the memory is not touched any more.
+    pub(crate) fn close(&self) {
+        let mut gate = self.gate_exclusively();
+        gate.closed = true;
+        let mut waiting = Vec::new();
+        loop {
+            self.take_events(&mut gate);
+            if gate.faulted.is_empty() {
+                break;
             }
-        });
+            waiting.extend_from_slice(&gate.faulted);
+        }
+        let machine = self.machine();
+        waiting.extend(machine.residency.pending_pages());
+        waiting.extend(&machine.backlog);
+        waiting.retain(|&page| machine.residency.state(page) != Ok(PageState::Present));
+        drop(machine);
+        for page in waiting {
+            if self.refuse_access(self.regions.range(page, 1)).is_err() {
+                self.stats.strange_events.add(1);
+            }
+        }
     }
 }

@@ -15,8 +15,6 @@ pub(crate) enum Progress {
     Pages(u32),
     /// The first page was there already; whoever waited for it is awake.
     AlreadyThere,
-    /// The memory is gone.
-    Gone,
     /// It was refused.
     Refused(Cause),
 }
@@ -62,7 +60,6 @@ impl Shared {
                     done += pages;
                 }
                 Some(Progress::AlreadyThere) => done += 1,
-                Some(Progress::Gone) => return self.memory_gone(hands),
                 Some(Progress::Refused(cause)) => {
                     result = InstallResult::Failed {
                         installed: done,
@@ -87,7 +84,6 @@ impl Shared {
                 Ok(())
             }
             Some(Progress::AlreadyThere) | None => Ok(()),
-            Some(Progress::Gone) => return self.memory_gone(hands),
             Some(Progress::Refused(cause)) => Err(cause),
         };
         self.tell(hands, |m| {
@@ -106,7 +102,7 @@ impl Shared {
     }
 
     /// Carries `operation` out inside the gate for as many of the `count` pages from `page` on as
-    /// are still wanted, the first included; `None` when that one is not.
+    /// are still wanted, the first included; `None` when that one is not, or is served no more.
     pub(crate) fn attempt(
         &self,
         hands: &mut Hands,
@@ -119,9 +115,13 @@ impl Shared {
             pause: FIRST_PAUSE,
             until: None,
         };
+        let mut most = count;
         loop {
             let gate = self.gate();
-            let wanted = self.machine().residency.may_apply(generation, page, count);
+            if gate.closed {
+                return None;
+            }
+            let wanted = self.machine().residency.may_apply(generation, page, most);
             if wanted == 0 {
                 return None;
             }
@@ -147,7 +147,23 @@ impl Shared {
                     let text = "the kernel asked to try again for the whole deadline".to_owned();
                     Progress::Refused(self.causes.add(CauseKind::Install, text))
                 }
-                Ok(Outcome::Gone | Outcome::NoRegion) => Progress::Gone,
+                // A range must lie in one mapping, and a region may consist of several: protecting
+                // a page splits one.
+                Ok(Outcome::NoRegion) if wanted > 1 => {
+                    most = 1;
+                    continue;
+                }
+                Ok(Outcome::NoRegion) => {
+                    self.tell(hands, |m| {
+                        let known = m.residency.handle_cancelled(page, 1);
+                        known.expect("a page of the memory");
+                    });
+                    return None;
+                }
+                Ok(Outcome::Gone) => {
+                    self.memory_gone(hands);
+                    return None;
+                }
                 Err(error) => Progress::Refused(self.refusal(&error)),
             });
         }
@@ -158,7 +174,7 @@ impl Shared {
     }
 
     /// The memory is gone: nobody can wait for it any more.
-    pub(crate) fn memory_gone(&self, hands: &mut Hands) {
+    fn memory_gone(&self, hands: &mut Hands) {
         self.tell(hands, |machine| {
             for (id, region) in self.regions.iter() {
                 let first = PageId::new(id, PageIndex::default());

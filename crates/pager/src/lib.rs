@@ -39,7 +39,7 @@ mod stats;
 mod timers;
 
 pub use config::{FailedPage, PagerConfig};
-pub use error::StartError;
+pub use error::{DiscardError, StartError};
 pub use pager::{PageVerdict, Pager};
 pub use regions::ServedRegion;
 pub use stats::PagerStats;

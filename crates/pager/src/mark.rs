@@ -4,10 +4,11 @@
     reason = "protection and contents of mapped pages are changed"
 )]
 
+use rustix::io::Errno;
 use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
 use surefault_core::PageId;
 use surefault_core::residency::{Generation, Marked};
-use surefault_uffd::{Outcome, PageRange, Wake};
+use surefault_uffd::{OperationError, Outcome, PageRange, Wake};
 
 use crate::install::Progress;
 use crate::shared::{Hands, Shared};
@@ -24,28 +25,12 @@ pub(crate) enum Marking {
 impl Shared {
     /// Makes accesses to the page fail, and wakes who waits for it.
     pub(crate) fn mark(&self, hands: &mut Hands, generation: Generation, page: PageId) {
-        let operation = |_| {
-            let range = self.regions.range(page, 1);
-            match self.marking {
-                Marking::Poison => self.uffd.poison(range, Wake::Now),
-                Marking::Protect => {
-                    set_access(range, MprotectFlags::empty());
-                    self.uffd.wake(range).map(|()| Outcome::Done)
-                }
-            }
-        };
+        let operation = |_| self.refuse_access(self.regions.range(page, 1));
         let marked = match self.attempt(hands, generation, page, 1, operation) {
             Some(Progress::Pages(_)) | None => Marked::Marked,
             Some(Progress::AlreadyThere) => Marked::AlreadyPresent,
-            Some(Progress::Gone) => return self.memory_gone(hands),
-            // The kernel will not poison: withdraw the page's access rights instead, so that the
-            // access ends all the same.
             Some(Progress::Refused(_)) => {
-                let range = self.regions.range(page, 1);
-                set_access(range, MprotectFlags::empty());
-                if self.uffd.wake(range).is_err() {
-                    return self.memory_gone(hands);
-                }
+                self.stats.strange_events.add(1);
                 Marked::Marked
             }
         };
@@ -54,41 +39,71 @@ impl Shared {
         });
     }
 
+    /// Makes accesses to an absent page fail, and wakes who waits for it. Inside the gate only.
+    pub(crate) fn refuse_access(&self, range: PageRange) -> Result<Outcome, OperationError> {
+        if self.marking == Marking::Poison {
+            match self.uffd.poison(range, Wake::Now) {
+                Ok(outcome) => return Ok(outcome),
+                // The kernel will not poison: withdraw the page's access rights instead, so that
+                // the access ends all the same.
+                Err(_) => self.stats.strange_events.add(1),
+            }
+        }
+        if set_access(range, MprotectFlags::empty()).is_err() {
+            self.stats.strange_events.add(1);
+        }
+        self.uffd.wake(range).map(|()| Outcome::Done)
+    }
+
     /// Undoes `mark`: the next access is a fault again.
     pub(crate) fn unmark(&self, hands: &mut Hands, generation: Generation, page: PageId) {
         self.attempt(hands, generation, page, 1, |_| {
-            self.clear(self.regions.range(page, 1));
+            if self.clear(self.regions.range(page, 1)).is_err() {
+                self.stats.strange_events.add(1);
+            }
             Ok(Outcome::Done)
         });
         self.stats.healed.add(1);
         self.tell(hands, |m| m.residency.handle_unmarked(generation, page));
     }
 
-    /// Throws the contents of pages away, marks included. Inside the gate only.
-    pub(crate) fn clear(&self, range: PageRange) {
-        let (start, len) = (
-            range.start().get() as *mut core::ffi::c_void,
-            range.len() as usize,
-        );
-        // SAFETY: the range is served memory of this process, whose contents are the guest's; the
-        // caller has established that none are to be kept.
-        let cleared = unsafe { madvise(start, len, Advice::LinuxDontNeed) };
-        debug_assert!(
-            cleared.is_ok(),
-            "MADV_DONTNEED on mapped memory: {cleared:?}"
-        );
+    /// Takes pages out of the mapping, marks included. What shared memory holds stays in its file.
+    /// Inside the gate only.
+    pub(crate) fn clear(&self, range: PageRange) -> Result<(), Errno> {
         // Pages may have been marked by protection even where poison is the rule.
-        set_access(range, MprotectFlags::READ | MprotectFlags::WRITE);
+        set_access(range, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        advise(range, Advice::LinuxDontNeed)
+    }
+
+    /// Throws the contents of pages away, marks included, so that the next access to one is a fault.
+    /// Inside the gate only.
+    pub(crate) fn throw_away(&self, range: PageRange) -> Result<(), Errno> {
+        self.clear(range)?;
+        match advise(range, Advice::LinuxRemove) {
+            // Private memory has no file from which anything might come back.
+            Err(Errno::INVAL | Errno::ACCESS) => Ok(()),
+            answer => answer,
+        }
     }
 }
 
-fn set_access(range: PageRange, access: MprotectFlags) {
-    let (start, len) = (
-        range.start().get() as *mut core::ffi::c_void,
-        range.len() as usize,
-    );
+fn advise(range: PageRange, advice: Advice) -> Result<(), Errno> {
+    let (start, len) = raw(range);
+    // SAFETY: the range is served memory of this process, to which nobody has references; that its
+    // contents are not to be kept is what the callers establish.
+    unsafe { madvise(start, len, advice) }
+}
+
+fn set_access(range: PageRange, access: MprotectFlags) -> Result<(), Errno> {
+    let (start, len) = raw(range);
     // SAFETY: the range is served memory of this process; `Pager::start`'s caller has promised that
     // nothing but the guest and system calls that may fail depend on its access rights.
-    let changed = unsafe { mprotect(start, len, access) };
-    debug_assert!(changed.is_ok(), "mprotect on mapped memory: {changed:?}");
+    unsafe { mprotect(start, len, access) }
+}
+
+fn raw(range: PageRange) -> (*mut core::ffi::c_void, usize) {
+    (
+        core::ptr::with_exposed_provenance_mut(range.start().get() as usize),
+        range.len() as usize,
+    )
 }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use surefault_core::residency::{PageState, Residency};
 use surefault_core::{Cause, Failure, Hva, PageCount, PageId};
 use surefault_store::Store;
@@ -16,15 +17,22 @@ use crate::mark::Marking;
 use crate::pool::Pool;
 use crate::regions::Regions;
 use crate::shared::{Hands, Shared};
-use crate::{FailedPage, PagerConfig, PagerStats, ServedRegion, StartError, event_loop};
+use crate::{
+    DiscardError, FailedPage, PagerConfig, PagerStats, ServedRegion, StartError, event_loop,
+};
 
 /// How long the end of a pager waits for threads that are inside the store.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How many failed pages are protected at a time: each splits a mapping in three, of which a process
+/// may have 65 530 (`vm.max_map_count`). The oldest failure is forgotten for another.
+const MAX_PROTECTED: usize = 16_384;
+
 /// Serves a memory from a store, until it is dropped.
 ///
-/// Dropping it ends its service: its threads end, except those that the store holds on to. Nobody
-/// may touch absent pages of the memory afterwards: they read as zeros.
+/// Dropping it ends its service: the store's reads are cancelled ([`Store::cancel`]), its threads
+/// end, except those that the store holds on to, and who waits for a page is refused it. Nobody may
+/// touch absent pages of the memory afterwards: they read as zeros.
 pub struct Pager {
     shared: Arc<Shared>,
     event_loop: Option<JoinHandle<()>>,
@@ -58,7 +66,6 @@ impl Pager {
     ) -> Result<Pager, StartError> {
         let ranges = check(regions, &*store)?;
         let pages: Vec<PageCount> = regions.iter().map(|region| region.pages).collect();
-        let residency = Residency::new(config.residency.clone(), &pages)?;
         let uffd = Userfaultfd::create(Options::default())?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let nudge = eventfd(0, flags).map_err(|errno| StartError::Resource {
@@ -78,6 +85,11 @@ impl Pager {
             (FailedPage::Poison | FailedPage::Auto, true) => Marking::Poison,
             (FailedPage::Protect, _) | (FailedPage::Auto, false) => Marking::Protect,
         };
+        let mut limits = config.residency.clone();
+        if marking == Marking::Protect {
+            limits.max_failures = limits.max_failures.min(MAX_PROTECTED);
+        }
+        let residency = Residency::new(limits, &pages)?;
         let shared = Arc::new(Shared::new(
             uffd,
             Regions::new(regions),
@@ -110,7 +122,8 @@ impl Pager {
 
     /// What to do after an access to `page` was refused: by SIGBUS, `EFAULT`, or otherwise.
     ///
-    /// This is a demand for the page: a failure older than its time to live is forgotten here.
+    /// This is a demand for the page: a failure older than its time to live is forgotten here, and a
+    /// page that was healed meanwhile is fetched.
     ///
     /// # Panics
     /// When there is no such page.
@@ -119,7 +132,7 @@ impl Pager {
         let ask = |machine: &mut crate::shared::Machine| {
             let state = machine.residency.state(page).expect("a page of the memory");
             // When there is no room, the access itself will be a demand.
-            if matches!(state, PageState::Failed(_)) {
+            if matches!(state, PageState::Failed(_) | PageState::Absent) {
                 let _ = machine
                     .residency
                     .handle_demand(page)
@@ -185,13 +198,28 @@ impl Pager {
     /// Throws the contents of the `count` pages from `first` on away, as a balloon does: they read
     /// as zeros from now on, whatever is on its way for them.
     ///
+    /// # Errors
+    /// When the kernel refuses, say because the memory is locked (`mlock`): they keep their
+    /// contents, and pages that had failed may be asked for again.
+    ///
     /// # Panics
     /// When there is no page `first`, or its region ends before the last.
-    pub fn discard(&self, first: PageId, count: u32) {
+    pub fn discard(&self, first: PageId, count: u32) -> Result<(), DiscardError> {
+        if count == 0 {
+            return Ok(());
+        }
+        let pages = self.shared.regions.pages_from(first);
+        assert!(u64::from(count) <= pages, "{first} and {count} pages on");
+        let range = self.shared.regions.range(first, count);
         let mut hands = Hands::default();
         {
-            let _reader = self.shared.gate_exclusively();
-            self.shared.clear(self.shared.regions.range(first, count));
+            let _gate = self.shared.gate_exclusively();
+            let refused = |errno: Errno| DiscardError {
+                first,
+                count,
+                source: errno.into(),
+            };
+            self.shared.throw_away(range).map_err(refused)?;
             self.shared.tell(&mut hands, |machine| {
                 machine
                     .residency
@@ -200,6 +228,7 @@ impl Pager {
             });
         }
         self.shared.work_off(&mut hands);
+        Ok(())
     }
 
     /// What there is to say about a cause in one of this pager's failures.
@@ -238,6 +267,7 @@ impl Drop for Pager {
             let _ = event_loop.join();
         }
         self.shared.pool.stop(STOP_PATIENCE);
+        self.shared.close();
     }
 }
 

@@ -61,6 +61,12 @@ impl Regions {
         self.region(page).page_size
     }
 
+    /// How many pages its region has from `page` on.
+    pub(crate) fn pages_from(&self, page: PageId) -> u64 {
+        let pages = self.region(page).pages.get();
+        pages.saturating_sub(page.index().get().into())
+    }
+
     /// Where `page` is in the store, in bytes.
     pub(crate) fn store_offset(&self, page: PageId) -> u64 {
         let region = self.region(page);

@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     /// An eventfd that gets the event loop out of its sleep.
     pub(crate) nudge: OwnedFd,
     machine: Mutex<Machine>,
-    gate: RwLock<Reader>,
+    gate: RwLock<Gate>,
 }
 
 /// The machine and its timers.
@@ -47,8 +47,11 @@ pub(crate) struct Machine {
     pub(crate) loop_sleeps_until: Option<Instant>,
 }
 
-/// What is needed to read events. Whoever has it holds the gate exclusively.
-pub(crate) struct Reader {
+/// What the gate guards: the means to read events, and whether the memory may still be changed.
+pub(crate) struct Gate {
+    /// The pager has ended, and the memory may be its owner's no longer: nothing of it may be
+    /// touched any more, whatever a thread brings that was stuck in the store.
+    pub(crate) closed: bool,
     pub(crate) buffer: EventBuffer,
     pub(crate) faulted: Vec<PageId>,
 }
@@ -103,7 +106,8 @@ impl Shared {
                 backlog: VecDeque::new(),
                 loop_sleeps_until: None,
             }),
-            gate: RwLock::new(Reader {
+            gate: RwLock::new(Gate {
+                closed: false,
                 buffer,
                 faulted: Vec::with_capacity(batch),
             }),
@@ -116,12 +120,12 @@ impl Shared {
     }
 
     /// The gate, to read events or to remove pages.
-    pub(crate) fn gate_exclusively(&self) -> RwLockWriteGuard<'_, Reader> {
+    pub(crate) fn gate_exclusively(&self) -> RwLockWriteGuard<'_, Gate> {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The gate, to install.
-    pub(crate) fn gate(&self) -> RwLockReadGuard<'_, Reader> {
+    pub(crate) fn gate(&self) -> RwLockReadGuard<'_, Gate> {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
