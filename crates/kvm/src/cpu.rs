@@ -4,7 +4,7 @@ use kvm_ioctls::VcpuFd;
 use surefault_core::{Gpa, Gva};
 
 use crate::decode::{Mode, Registers};
-use crate::footprint::{Footprint, GuestView};
+use crate::footprint::{self, Footprint, GuestView};
 use crate::vm::Slot;
 
 /// The registers of a vCPU that is not running.
@@ -46,6 +46,18 @@ impl Cpu {
     /// What the instruction touches.
     pub(crate) fn footprint(&self, vcpu: &VcpuFd, slots: &[Slot]) -> Footprint {
         Footprint::of(&View { vcpu, slots }, &self.registers, self.mode)
+    }
+
+    /// The address of the instruction before RIP that has just written `len` bytes at `gpa`.
+    pub(crate) fn writer_before_rip(
+        &self,
+        vcpu: &VcpuFd,
+        slots: &[Slot],
+        gpa: Gpa,
+        len: u64,
+    ) -> Option<Gva> {
+        let view = View { vcpu, slots };
+        footprint::writer_before_rip(&view, &self.registers, self.mode, gpa, len)
     }
 }
 

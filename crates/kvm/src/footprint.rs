@@ -70,6 +70,35 @@ impl Footprint {
     }
 }
 
+/// The address of the instruction that ends at RIP and has just written `len` bytes at `gpa`.
+///
+/// KVM's emulator is past an instruction when it hands the instruction's write to the VMM. Code
+/// cannot be read backwards for certain, but an instruction that ends in the right place and writes
+/// as much to the right address is hardly there by chance: of several, the shortest is it (a prefix
+/// more would change the address or the length, or mean nothing).
+pub(crate) fn writer_before_rip(
+    view: &impl GuestView,
+    registers: &Registers,
+    mode: Mode,
+    gpa: Gpa,
+    len: u64,
+) -> Option<Gva> {
+    (1..=MAX_INSTRUCTION).find_map(|back| {
+        let registers = Registers {
+            rip: registers.rip.checked_sub(back as u64)?,
+            ..*registers
+        };
+        let code = read_code(view, linear_rip(&registers, mode), |_| ());
+        let decoded = decode(&code, mode, &registers)?;
+        let writes = decoded.operands.iter().any(|operand| {
+            operand.access == Access::Write
+                && operand.len == len
+                && view.translate(operand.gva) == Some(gpa)
+        });
+        (decoded.len == back && writes).then(|| Gva::new(registers.rip))
+    })
+}
+
 fn page_of(gva: Gva) -> Gva {
     gva.page_base(GUEST_PAGE)
 }

@@ -46,6 +46,14 @@ impl Unfinished {
         self.gpa
     }
 
+    pub(crate) fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    pub(crate) fn is_write(&self) -> bool {
+        self.write.is_some()
+    }
+
     /// Makes the access, and puts what was read where KVM expects it.
     pub(crate) fn finish(self, slots: &[Slot], run: &mut kvm_run) -> Result<(), MemoryError> {
         let Some((slot, offset)) = slots.iter().find_map(|slot| {

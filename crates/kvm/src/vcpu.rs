@@ -14,6 +14,7 @@
 //! again, which succeeds if the page has been healed and ends in the same report otherwise.
 
 use core::ptr::NonNull;
+use core::time::Duration;
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -37,6 +38,10 @@ pub use error::VcpuError;
 /// instruction: somebody is not telling the truth, and a loop without end is what we are here
 /// to prevent.
 const MAX_RETRIES: u32 = 10_000;
+
+/// The first retries are made at once; later ones give whoever settles the page this much time.
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
+const EAGER_RETRIES: u32 = 16;
 
 /// A vCPU of a VM.
 pub struct Vcpu {
@@ -242,14 +247,18 @@ impl Vcpu {
             .ok_or(VcpuError::NoMemory { vcpu: self.id, gpa })
     }
 
-    /// Nothing named the page: whichever page of the instruction has failed.
+    /// Nothing named the page: whichever page of the instruction has failed; if none has, one that
+    /// is about to (the access fails a moment before the pager knows that it does).
     fn missing_at_rip(&self) -> Result<Missing, VcpuError> {
         let cpu = self.cpu()?;
         let footprint = cpu.footprint(&self.fd, &self.slots);
         footprint
             .pages()
             .filter_map(|gpa| self.slots.iter().find_map(|slot| self.missing(slot, gpa)))
-            .find(|missing| matches!(missing.verdict, PageVerdict::Failed(_)))
+            .min_by_key(|missing| match missing.verdict {
+                PageVerdict::Failed(_) => 0,
+                PageVerdict::Retry => 1,
+            })
             .ok_or(VcpuError::BadAddress {
                 vcpu: self.id,
                 rip: cpu.rip(),
@@ -269,18 +278,32 @@ impl Vcpu {
     }
 
     fn report(&self, cpu: &Cpu, missing: &Missing, failure: Failure) -> FaultReport {
-        let footprint = cpu.footprint(&self.fd, &self.slots);
-        let access: Access = footprint.access_to(missing.gpa, self.pages.page_size());
+        let (rip, access) = self.instruction(cpu, missing);
         FaultReport {
             vcpu: self.id,
             memslot: missing.slot.id(),
             // KVM's frames are 4 KiB, whatever the host's pages are.
             gfn: Gfn::of(missing.gpa, PageSize::KIB_4),
             gpa: missing.gpa,
-            rip: cpu.rip(),
+            rip,
             access,
             failure,
         }
+    }
+
+    /// The instruction that wants the missing page, and what it wants with it.
+    fn instruction(&self, cpu: &Cpu, missing: &Missing) -> (Gva, Access) {
+        if let Some(unfinished) = self.unfinished
+            && unfinished.is_write()
+        {
+            // RIP is behind the instruction already.
+            let (gpa, len) = (unfinished.gpa(), unfinished.len());
+            let rip = cpu.writer_before_rip(&self.fd, &self.slots, gpa, len);
+            return (rip.unwrap_or(cpu.rip()), Access::Write);
+        }
+        let footprint = cpu.footprint(&self.fd, &self.slots);
+        let access = footprint.access_to(missing.gpa, self.pages.page_size());
+        (cpu.rip(), access)
     }
 }
 
@@ -299,6 +322,9 @@ impl Retries {
             self.count = 0;
         }
         self.count += 1;
+        if self.count > EAGER_RETRIES {
+            std::thread::sleep(RETRY_PAUSE);
+        }
         self.count <= MAX_RETRIES
     }
 }

@@ -133,3 +133,22 @@ fn of_two_operands_the_access_is_that_of_the_page_asked_for() {
     let huge = footprint.access_to(Gpa::new(0x10_0000), PageSize::MIB_2);
     assert_eq!(huge, Access::Fetch);
 }
+
+#[test]
+fn a_write_that_is_over_is_found_before_rip() {
+    // mov [rdi], rax, behind a byte that would be a prefix: the length says how much belongs to it.
+    let fake = Fake::new(0x1000, &[0x66, 0x48, 0x89, 0x07, 0x90], &[0x5000]);
+    let before = |rip, address, len| {
+        let mut registers = Registers {
+            rip,
+            ..Registers::default()
+        };
+        registers.general[RDI] = address;
+        let gpa = Gpa::new(address + 0x10_0000);
+        writer_before_rip(&fake, &registers, Mode::Bits64, gpa, len)
+    };
+    assert_eq!(before(0x1004, 0x5008, 8), Some(Gva::new(0x1001)));
+    assert_eq!(before(0x1004, 0x5008, 4), Some(Gva::new(0x1002)));
+    assert_eq!(before(0x1005, 0x5008, 8), None);
+    assert_eq!(before(0, 0x5008, 8), None);
+}

@@ -5,8 +5,10 @@ mod accesses;
 mod broken;
 mod healthy;
 mod limits;
+mod no_poison;
 mod reports;
 mod rig;
+mod ring0;
 
 use std::process::ExitCode;
 
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
         accesses::CASES,
         broken::CASES,
         limits::CASES,
+        no_poison::CASES,
+        ring0::CASES,
     ]
     .concat()
     .into_iter()

@@ -1,19 +1,27 @@
 //! Pages that fail: the report names them, and whoever heals them goes on.
 
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use surefault_core::run::{Outcome, TaskId};
+use surefault_core::run::{Outcome, Reported, TaskId};
 use surefault_core::workload::{FirstTouch, Workload};
 use surefault_core::{Access, CauseKind, Gpa, PageCount, PageIndex, PageSize, SlotId};
 use surefault_guest::abi::DATA_BASE;
+use surefault_kvm::runner::{AfterReport, Observer, run};
+use surefault_kvm::signals;
+use surefault_store::{FileStore, ReadRequest, Store};
+use tempfile::NamedTempFile;
 
 use crate::Case;
-use crate::rig::{Healer, PAGE, assert_finished, assert_sums, failing, go, spec};
+use crate::rig::{Healer, PAGE, assert_finished, assert_sums, failing, go, pattern, spec};
 
 pub(crate) const CASES: &[Case] = &[
     ("a_failing_page_is_named", named),
     ("a_stalled_page_is_reported_at_its_deadline", stalled),
     ("a_truncated_source_is_reported", truncated),
+    ("a_file_cut_short_while_running_is_reported", cut_short),
     ("temporary_errors_beyond_the_budget_are_reported", exhausted),
     ("a_healed_page_lets_the_guest_go_on", healed),
     ("a_vcpu_that_is_run_on_unhealed_reports_the_same", unhealed),
@@ -75,6 +83,56 @@ fn truncated() {
     assert_eq!(reported.report.failure.cause.kind, CauseKind::Truncated);
 }
 
+/// Cuts a file short when a first page has been reported, heals that, and mends the file when it is
+/// reported.
+struct Cutter {
+    file: NamedTempFile,
+    contents: Vec<u8>,
+    reports: Vec<Reported>,
+}
+
+impl Observer for Cutter {
+    fn reported(&mut self, reported: &Reported) -> AfterReport {
+        match self.reports.len() {
+            0 => self.file.as_file().set_len(4 * PAGE + 100).unwrap(),
+            _ => self.file.as_file().write_all_at(&self.contents, 0).unwrap(),
+        }
+        self.reports.push(reported.clone());
+        AfterReport::Heal
+    }
+}
+
+fn cut_short() {
+    const PAGES: u64 = 64;
+    let mut contents = vec![0; (PAGES * PAGE) as usize];
+    let healthy = spec(PAGES, 2, 1);
+    pattern(&healthy)
+        .read(ReadRequest::first(0), &mut contents)
+        .unwrap();
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&contents).unwrap();
+    let source = FileStore::open(file.path(), PageSize::KIB_4, PAGES * PAGE).unwrap();
+    let first = Workload::partition(healthy.pages, 2, healthy.seed).tasks()[0][3].page;
+    let spec = failing(healthy, &first.to_string());
+    let mut cutter = Cutter {
+        file,
+        contents,
+        reports: Vec::new(),
+    };
+    let signals = signals::install().unwrap();
+    let result = run(&spec, Arc::new(source), signals, &mut cutter).unwrap();
+    assert_finished(&result, &spec);
+    let [planned, cut, ..] = &cutter.reports[..] else {
+        panic!("{:?}", cutter.reports);
+    };
+    assert_eq!(planned.page, first);
+    assert!(cut.page.get() >= 4);
+    assert_eq!(cut.report.failure.cause.kind, CauseKind::Truncated);
+    for size in [4 * PAGE + 100, u64::from(cut.page.get() + 1) * PAGE] {
+        assert!(cut.cause.contains(&size.to_string()), "{}", cut.cause);
+    }
+}
+
 fn exhausted() {
     let result = go(&failing(spec(16, 2, 1), "6:temporary=3"), &mut ());
     assert_eq!(result.outcome, Outcome::Reported);
@@ -111,15 +169,12 @@ fn unhealed() {
     assert_eq!(result.stats.healed, 1);
 }
 
-impl surefault_kvm::runner::Observer for Stubborn {
-    fn reported(
-        &mut self,
-        reported: &surefault_core::run::Reported,
-    ) -> surefault_kvm::runner::AfterReport {
+impl Observer for Stubborn {
+    fn reported(&mut self, reported: &Reported) -> AfterReport {
         let after = self.0.reported(reported);
         match self.0.reports.len() {
             3 => after,
-            _ => surefault_kvm::runner::AfterReport::Resume,
+            _ => AfterReport::Resume,
         }
     }
 }

@@ -1,0 +1,156 @@
+//! Failing pages that ring 0 touches. Where KVM emulates ring 0 they come back as MMIO exits, and
+//! the VMM makes the access once the page is healed; elsewhere they are faults like any other.
+//! Nobody can tell from the outside.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use surefault_core::plan::{FaultPlan, Latency};
+use surefault_core::workload::Workload;
+use surefault_core::{Access, Gpa, Gva, PageCount, PageId, PageIndex, PageSize, RegionId, VcpuId};
+use surefault_guest::abi::{DATA_BASE, PORT_DONE};
+use surefault_guest::{GuestApf, GuestSpec, Idle, Layout};
+use surefault_kvm::memory::Mapping;
+use surefault_kvm::pages::Paged;
+use surefault_kvm::signals;
+use surefault_kvm::vcpu::{Exit, Vcpu};
+use surefault_kvm::vm::{Faults, Vm};
+use surefault_pager::PagerConfig;
+use surefault_store::{PatternStore, PlannedStore};
+
+use crate::Case;
+use crate::rig::PAGE;
+
+pub(crate) const CASES: &[Case] = &[
+    ("ring_0_reads_a_failing_page", read),
+    ("ring_0_writes_a_failing_page", write),
+];
+
+/// In the kernel half, below all that the layout puts there.
+const CODE: u64 = 0x800;
+const SEED: u64 = 3;
+
+/// One vCPU in ring 0, with two pages, which fail.
+struct Rig {
+    _vm: Vm,
+    vcpu: Vcpu,
+    paged: Arc<Paged>,
+    store: Arc<PlannedStore<PatternStore>>,
+}
+
+impl Rig {
+    fn new(code: &[u8]) -> Rig {
+        let pages = PageCount::new(2);
+        let workload = Workload::new(pages, Vec::new()).unwrap();
+        let (layout, contents) = Layout::new(&GuestSpec {
+            vcpus: 1,
+            workload: &workload,
+            page_size: PageSize::KIB_4,
+            yield_every: NonZeroU32::MIN,
+            idle: Idle::Halt,
+            apf: GuestApf::Off,
+            interrupts: false,
+        })
+        .unwrap();
+        let system = Arc::new(Mapping::present(contents.len()).unwrap());
+        system.write(0, &contents).unwrap();
+        system.write(CODE, code).unwrap();
+        let data = Arc::new(Mapping::on_demand(2 * PAGE as usize).unwrap());
+
+        let mut plan = FaultPlan::new(SEED, Latency::default());
+        plan.push("0-1".parse().unwrap());
+        let pattern = PatternStore::new(SEED, 2 * PAGE);
+        let store = Arc::new(PlannedStore::new(pattern, plan, PageSize::KIB_4));
+        let config = PagerConfig::default();
+        let paged = Paged::start(data.clone(), PageSize::KIB_4, store.clone(), &config);
+        let paged = Arc::new(paged.unwrap());
+
+        let mut vm = Vm::new(Faults::Synchronous).unwrap();
+        vm.add_slot(Gpa::new(0), system).unwrap();
+        vm.add_slot(Gpa::new(DATA_BASE), data).unwrap();
+        let id = VcpuId::new(0);
+        let vcpu = Vcpu::new(&vm, id, paged.clone(), signals::install().unwrap()).unwrap();
+        let mut start = layout.start(id).unwrap();
+        start.rip = Gva::new(CODE);
+        vcpu.start(&start).unwrap();
+        Rig {
+            _vm: vm,
+            vcpu,
+            paged,
+            store,
+        }
+    }
+
+    fn assert_failed(&mut self, page: u32, rip: u64, access: Access) {
+        match self.vcpu.run().unwrap() {
+            Exit::Failed { report, page: id } => {
+                assert_eq!(id.index(), PageIndex::new(page));
+                assert_eq!(report.gpa, Gpa::new(DATA_BASE + u64::from(page) * PAGE));
+                assert_eq!(report.rip, Gva::new(rip));
+                assert_eq!(report.access, access);
+            }
+            exit => panic!("{exit:?}"),
+        }
+    }
+
+    fn heal(&self, page: u32) {
+        let index = PageIndex::new(page);
+        self.store.repair(index..=index);
+        let healed = self
+            .paged
+            .pager()
+            .heal(PageId::new(RegionId::new(0), index), 1);
+        assert_eq!(healed, 1);
+    }
+
+    fn word(&self, offset: u64) -> u64 {
+        let mut word = [0; 8];
+        self.paged.mapping().read(offset, &mut word).unwrap();
+        u64::from_le_bytes(word)
+    }
+}
+
+const SAY_DONE: [u8; 5] = {
+    let [low, high] = PORT_DONE.to_le_bytes();
+    [0x66, 0xba, low, high, 0xee] // mov dx, PORT_DONE; out dx, al
+};
+
+fn code(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+fn movabs_rdi(address: u64) -> Vec<u8> {
+    code(&[&[0x48, 0xbf], &address.to_le_bytes()])
+}
+
+fn read() {
+    // mov rdi, page 0; mov rax, [rdi+0x10]; mov [rdi+0x20], rax
+    let mut rig = Rig::new(&code(&[
+        &movabs_rdi(DATA_BASE),
+        &[0x48, 0x8b, 0x47, 0x10],
+        &[0x48, 0x89, 0x47, 0x20],
+        &SAY_DONE,
+    ]));
+    let rip = CODE + 10;
+    rig.assert_failed(0, rip, Access::Read);
+    // Unhealed, it is the same again.
+    rig.assert_failed(0, rip, Access::Read);
+    rig.heal(0);
+    assert_eq!(rig.vcpu.run().unwrap(), Exit::Out(PORT_DONE));
+    assert_eq!(rig.word(0x20), PatternStore::word(SEED, 0x10));
+}
+
+fn write() {
+    // mov rdi, page 1; mov dword [rdi+8], 0x12345678
+    let mut rig = Rig::new(&code(&[
+        &movabs_rdi(DATA_BASE + PAGE),
+        &[0xc7, 0x47, 0x08, 0x78, 0x56, 0x34, 0x12],
+        &SAY_DONE,
+    ]));
+    rig.assert_failed(1, CODE + 10, Access::Write);
+    rig.heal(1);
+    assert_eq!(rig.vcpu.run().unwrap(), Exit::Out(PORT_DONE));
+    let before = PatternStore::word(SEED, PAGE + 8);
+    let after = before & 0xffff_ffff_0000_0000 | 0x1234_5678;
+    assert_eq!(rig.word(PAGE + 8), after);
+}
