@@ -10,8 +10,9 @@ use surefault_uffd::{
     Event, EventBuffer, Features, Outcome, Read, RegisterMode, Tid, Userfaultfd, Wake,
 };
 
-use crate::memory::{BACKINGS, Backing, Mapping, bytes};
-use crate::{Case, create, fault_on, in_thread, next_event, register, wait};
+use crate::{Case, create, fault_on, next_event, register, wait};
+use surefault_testkit::in_thread;
+use surefault_testkit::{BACKINGS, Backing, Mapping, bytes};
 
 pub(crate) const CASES: &[Case] = &[
     Case {

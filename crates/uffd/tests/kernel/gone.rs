@@ -14,8 +14,8 @@ use surefault_uffd::{
     Address, Features, Outcome, PageRange, RegisterMode, Userfaultfd, Wake, host_page_size,
 };
 
-use crate::memory::{Backing, Mapping, bytes};
 use crate::{Case, create, register};
+use surefault_testkit::{Backing, Mapping, bytes};
 
 /// The argument that makes this program play the other process.
 pub(crate) const CHILD: &str = "--be-the-served-process";

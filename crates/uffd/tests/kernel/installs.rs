@@ -9,8 +9,9 @@ use surefault_uffd::{
     OperationName, Options, Outcome, Protect, RegisterMode, Userfaultfd, Wake,
 };
 
-use crate::memory::{BACKINGS, Backing, Mapping, bytes, nowhere};
-use crate::{Case, create, fault_on, in_thread, next_event, register};
+use crate::{Case, create, fault_on, next_event, register};
+use surefault_testkit::in_thread;
+use surefault_testkit::{BACKINGS, Backing, Mapping, bytes, nowhere};
 
 const NONE: Features = Features::empty();
 

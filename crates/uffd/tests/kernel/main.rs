@@ -4,23 +4,16 @@
 mod events;
 mod gone;
 mod installs;
-mod memory;
 mod poison;
 
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use surefault_testkit::{Mapping, PATIENCE, trial};
 use surefault_uffd::{
     CreateError, Event, EventBuffer, Features, Options, PageRange, Read, RegisterMode, Userfaultfd,
 };
-
-use crate::memory::Mapping;
-
-/// How long a test waits for what must happen: never for how fast.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A test that needs these features, and a userfaultfd that serves the kernel's faults.
 #[derive(Clone, Copy)]
@@ -38,8 +31,6 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let missing = missing();
-    let required = std::env::var("SUREFAULT_REQUIRE")
-        .is_ok_and(|required| required.split(',').any(|word| word == "uffd"));
     let trials = [installs::CASES, poison::CASES, events::CASES, gone::CASES]
         .concat()
         .into_iter()
@@ -51,18 +42,7 @@ fn main() -> ExitCode {
                 },
                 Err(error) => Some(error.to_string()),
             };
-            match reason {
-                None => Trial::test(case.name, move || {
-                    (case.run)();
-                    Ok(())
-                }),
-                Some(reason) if required => {
-                    Trial::test(case.name, move || Err(format!("required: {reason}").into()))
-                }
-                Some(reason) => Trial::test(case.name, || Ok(()))
-                    .with_kind(format!("skipped: {reason}"))
-                    .with_ignored_flag(true),
-            }
+            trial(case.name, "uffd", reason, case.run)
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -107,17 +87,6 @@ pub(crate) fn next_event(uffd: &Userfaultfd) -> Event {
         Read::Events(mut events) => events.next().expect("at least one"),
         Read::WouldBlock => panic!("poll said that there is one"),
     }
-}
-
-/// Runs `body` in a thread and gives its result, or panics when it never ends.
-pub(crate) fn in_thread<T: Send + 'static>(
-    body: impl FnOnce() -> T + Send + 'static,
-) -> impl FnOnce() -> T {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let _ = sender.send(body());
-    });
-    move || receiver.recv_timeout(PATIENCE).expect("the thread ends")
 }
 
 /// Asserts that `event` is a fault on `page` and gives it.

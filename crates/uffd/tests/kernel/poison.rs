@@ -6,8 +6,9 @@ use rustix::io::Errno;
 use rustix::mm::Advice;
 use surefault_uffd::{Features, Outcome, RegisterMode, Userfaultfd, Wake};
 
-use crate::memory::{BACKINGS, Backing, Mapping, bytes};
-use crate::{Case, create, fault_on, in_thread, next_event, register};
+use crate::{Case, create, fault_on, next_event, register};
+use surefault_testkit::in_thread;
+use surefault_testkit::{BACKINGS, Backing, Mapping, bytes};
 
 const POISON: Features = Features::POISON;
 

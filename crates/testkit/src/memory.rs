@@ -1,4 +1,8 @@
 //! Mappings to be served, and the ways in which the tests touch them.
+#![expect(
+    unsafe_code,
+    reason = "memory is mapped, and touched like a guest does"
+)]
 
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
@@ -10,15 +14,19 @@ use surefault_uffd::{Address, PageRange, host_page_size};
 
 /// What backs a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Backing {
+pub enum Backing {
+    /// Private anonymous memory.
     Anonymous,
+    /// Shared memory with a file.
     Memfd,
 }
 
-pub(crate) const BACKINGS: [Backing; 2] = [Backing::Anonymous, Backing::Memfd];
+/// All of them.
+pub const BACKINGS: [Backing; 2] = [Backing::Anonymous, Backing::Memfd];
 
 /// A mapping of some pages, unmapped at the end. It is never looked at through a reference.
-pub(crate) struct Mapping {
+#[derive(Debug)]
+pub struct Mapping {
     start: NonNull<u8>,
     len: NonZeroUsize,
     _file: Option<OwnedFd>,
@@ -30,7 +38,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    pub(crate) fn new(backing: Backing, pages: usize) -> Mapping {
+    /// `pages` absent pages.
+    pub fn new(backing: Backing, pages: usize) -> Mapping {
         let len = NonZeroUsize::new(pages * page_size()).expect("at least one page");
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let (pointer, file) = match backing {
@@ -59,16 +68,18 @@ impl Mapping {
     }
 
     /// `pages` pages from page `first` on.
-    pub(crate) fn pages(&self, first: usize, pages: usize) -> PageRange {
+    pub fn pages(&self, first: usize, pages: usize) -> PageRange {
         let start = Address::new(self.pointer(first).addr() as u64);
         PageRange::new(start, (pages * page_size()) as u64, host_page_size()).expect("whole pages")
     }
 
-    pub(crate) fn page(&self, page: usize) -> PageRange {
+    /// Page `page`.
+    pub fn page(&self, page: usize) -> PageRange {
         self.pages(page, 1)
     }
 
-    pub(crate) fn all(&self) -> PageRange {
+    /// All pages.
+    pub fn all(&self) -> PageRange {
         self.pages(0, self.len.get() / page_size())
     }
 
@@ -79,26 +90,27 @@ impl Mapping {
 
     /// Reads the first byte of `page`, as a guest would: blocks while it is absent, SIGBUS when it
     /// is poisoned.
-    pub(crate) fn load(&self, page: usize) -> u8 {
+    pub fn load(&self, page: usize) -> u8 {
         self.load_at(page, 0)
     }
 
     /// Reads byte `offset` of `page`.
-    pub(crate) fn load_at(&self, page: usize, offset: usize) -> u8 {
+    pub fn load_at(&self, page: usize, offset: usize) -> u8 {
         assert!(offset < page_size());
         let byte = self.pointer(page).wrapping_add(offset);
         // SAFETY: inside of the mapping.
         unsafe { byte.read_volatile() }
     }
 
-    pub(crate) fn store(&self, page: usize, value: u8) {
+    /// Writes the first byte of `page`.
+    pub fn store(&self, page: usize, value: u8) {
         // SAFETY: inside of the mapping, which nobody has a reference to.
         unsafe { self.pointer(page).write_volatile(value) }
     }
 
     /// Lets a system call read the first byte of `page`: blocks as `load` does, but says `EFAULT`
     /// where that would be killed.
-    pub(crate) fn load_by_syscall(&self, page: usize) -> Result<u8, Errno> {
+    pub fn load_by_syscall(&self, page: usize) -> Result<u8, Errno> {
         let (read_end, write_end) = rustix::pipe::pipe().expect("pipe");
         // SAFETY: inside of the mapping; only the kernel looks at the byte.
         let source = unsafe { std::slice::from_raw_parts(self.pointer(page), 1) };
@@ -108,13 +120,35 @@ impl Mapping {
         Ok(byte[0])
     }
 
-    pub(crate) fn give_up(&self, page: usize, advice: Advice) -> Result<(), Errno> {
+    /// Lets a system call read all of `page`, like [`load_by_syscall`](Self::load_by_syscall).
+    pub fn page_by_syscall(&self, page: usize) -> Result<Vec<u8>, Errno> {
+        let (read_end, write_end) = rustix::pipe::pipe().expect("pipe");
+        // SAFETY: inside of the mapping; only the kernel looks at the bytes.
+        let source = unsafe { std::slice::from_raw_parts(self.pointer(page), page_size()) };
+        let written = rustix::io::write(&write_end, source)?;
+        assert_eq!(written, page_size(), "a page fits a pipe");
+        let mut bytes = vec![0; written];
+        assert_eq!(rustix::io::read(&read_end, &mut bytes), Ok(written));
+        Ok(bytes)
+    }
+
+    /// Reads word `word` (8 bytes) of `page`, as a guest would.
+    pub fn word(&self, page: usize, word: usize) -> u64 {
+        assert!(word < page_size() / 8);
+        let pointer = self.pointer(page).cast::<u64>().wrapping_add(word);
+        // SAFETY: inside of the mapping, and aligned.
+        unsafe { pointer.read_volatile() }
+    }
+
+    /// Gives `page` up with `madvise`.
+    pub fn give_up(&self, page: usize, advice: Advice) -> Result<(), Errno> {
         let pointer = self.pointer(page).cast();
         // SAFETY: inside of the mapping, which nobody has a reference to.
         unsafe { rustix::mm::madvise(pointer, page_size(), advice) }
     }
 
-    pub(crate) fn protect(&self, page: usize, flags: MprotectFlags) {
+    /// Changes the access rights of `page`.
+    pub fn protect(&self, page: usize, flags: MprotectFlags) {
         let pointer = self.pointer(page).cast();
         // SAFETY: inside of the mapping, which nobody has a reference to.
         unsafe { rustix::mm::mprotect(pointer, page_size(), flags) }.expect("mprotect");
@@ -128,18 +162,19 @@ impl Drop for Mapping {
     }
 }
 
-pub(crate) fn page_size() -> usize {
+/// The size of a page.
+pub fn page_size() -> usize {
     usize::try_from(host_page_size()).expect("a page fits the address space")
 }
 
 /// `pages` pages full of `byte`.
-pub(crate) fn bytes(pages: usize, byte: u8) -> Vec<u8> {
+pub fn bytes(pages: usize, byte: u8) -> Vec<u8> {
     vec![byte; pages * page_size()]
 }
 
 /// A page where nothing is mapped: too low for the kernel to choose it, unlike that of a mapping
 /// that is gone, where another test's may be by now.
-pub(crate) fn nowhere() -> PageRange {
+pub fn nowhere() -> PageRange {
     let start = Address::new(2 << 20);
     PageRange::new(start, host_page_size(), host_page_size()).expect("a page")
 }

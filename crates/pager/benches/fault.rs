@@ -1,0 +1,2 @@
+//! What a fault costs.
+fn main() {}
