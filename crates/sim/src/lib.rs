@@ -1,0 +1,46 @@
+//! A simulated machine around Surefault's two pure machines.
+//!
+//! The production types themselves ([`Residency`] and [`Faults`]) are driven by a small world that
+//! has no time but its own:
+//!
+//! ```text
+//!   Guest: tasks, scheduler, waiters          Source: the fault plan, and what was repaired
+//!      │ touches, acks        ▲ #PF, ready       ▲ fetch       │ data, error, silence
+//!      ▼                      │                  │             ▼
+//!   Faults ──── work, wait ───────────────►  Residency
+//!          ◄─── settled ───────────────────
+//!                    Agenda: what happens when, and in which order
+//! ```
+//!
+//! It takes the same [`RunSpec`](surefault_core::run::RunSpec) as the runner on real KVM and gives
+//! the same [`RunResult`](surefault_core::run::RunResult), with [`Counts`] beside it. The same
+//! [`SimSpec`] gives the same result anywhere: nothing is random but by seed. Every run is bounded,
+//! in simulated time by `timeout`, and in steps.
+//!
+//! [`Residency`]: surefault_core::residency::Residency
+//! [`Faults`]: surefault_core::faults::Faults
+
+mod agenda;
+mod guest;
+mod pages;
+mod result;
+mod sim;
+mod source;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod vcpus;
+
+pub use result::{Counts, SimResult};
+pub use sim::Sim;
+pub use spec::{Host, OnReport, Scheduling, SimError, SimSpec};
+
+use surefault_core::policy::AnyPolicy;
+
+/// Runs `spec` to its end, under the policy it names.
+///
+/// # Errors
+/// When `spec` makes no sense.
+pub fn run(spec: &SimSpec) -> Result<SimResult, SimError> {
+    Ok(Sim::<AnyPolicy>::new(spec)?.run())
+}

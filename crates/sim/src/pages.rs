@@ -1,0 +1,71 @@
+//! The machine of pages, driven: fetches from the source, installs that always work.
+
+use surefault_core::PageId;
+use surefault_core::policy::Policy;
+use surefault_core::residency::{Admission, Effect, InstallResult, Marked, PageOutcome, PageState};
+
+use crate::sim::{Event, Place, Sim, vcpu_id};
+
+impl<P: Policy> Sim<P> {
+    pub(crate) fn pages_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Fetch(range) => {
+                if let Some((after, result)) = self.source.fetch(&range) {
+                    let back = Event::Fetched(range.generation, result);
+                    self.agenda.after(after, back);
+                }
+            }
+            Effect::Install {
+                generation,
+                first,
+                count,
+            } => {
+                let count = self.pages.may_apply(generation, first, count);
+                let how = InstallResult::Done;
+                self.pages.handle_installed(generation, first, count, how);
+            }
+            Effect::Zero { generation, page } => {
+                self.pages.handle_zeroed(generation, page, Ok(()));
+            }
+            Effect::Mark { generation, page } => {
+                self.pages.handle_marked(generation, page, Marked::Marked);
+            }
+            Effect::Unmark { generation, page } => self.pages.handle_unmarked(generation, page),
+            Effect::Settled { page, outcome } => self.settled(page, outcome),
+        }
+    }
+
+    /// Somebody wants the page. Ends with `Settled`, possibly at once.
+    pub(crate) fn demand(&mut self, page: PageId) {
+        match self.pages.handle_demand(page) {
+            Ok(Admission::Taken) => {}
+            Ok(Admission::Full) => self.backlog.push_back(page),
+            Err(unknown) => unreachable!("a workload stays within its region: {unknown}"),
+        }
+    }
+
+    /// What is known of the page.
+    pub(crate) fn state(&self, page: PageId) -> PageState {
+        self.pages.state(page).unwrap_or(PageState::Absent)
+    }
+
+    /// Tells everybody who waits for the page.
+    fn settled(&mut self, page: PageId, outcome: PageOutcome) {
+        for (vcpu, item) in self.workers.remove(&page).unwrap_or_default() {
+            self.faults.handle_work_done(vcpu, item, outcome);
+        }
+        for v in 0..self.threads.len() {
+            if self.threads[v].place == Place::Asleep(page) {
+                self.threads[v].place = Place::Host;
+                if outcome == PageOutcome::Present {
+                    self.map(self.guest.root(v), page);
+                }
+                let outcome = self.as_linux_says(outcome);
+                self.faults.handle_settled(vcpu_id(v), page, outcome);
+            }
+        }
+        if let Some(page) = self.backlog.pop_front() {
+            self.demand(page);
+        }
+    }
+}

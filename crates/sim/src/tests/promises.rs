@@ -1,0 +1,128 @@
+//! The promises, over many machines: every run ends, every report is right, nothing is left.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{OnReport, Scheduling, Sim};
+use surefault_core::faults::{Paging, VcpuState};
+use surefault_core::{CauseKind, VcpuId};
+
+/// The usual workload with random failures, all of them healed when reported.
+fn crowd(tasks: u16, vcpus: u16, pages: u64, seed: u64) -> SimSpec {
+    let latency = Latency::new(MS / 50, 5 * MS).expect("the right way round");
+    let mut plan = FaultPlan::new(seed, latency);
+    for (p, mode) in [
+        (0.1, FailureMode::Permanent),
+        (0.1, FailureMode::Temporary { failures: 2 }),
+        (0.03, FailureMode::Truncate),
+        (0.02, FailureMode::Stall),
+    ] {
+        plan.push(Rule {
+            pages: PageSet::Random(Probability::new(p).expect("a probability")),
+            mode,
+            latency: None,
+        });
+    }
+    SimSpec {
+        scheduling: Scheduling::Random,
+        on_report: OnReport::Heal,
+        max_steps: 2_000_000,
+        ..SimSpec::new(RunSpec {
+            tasks,
+            vcpus,
+            pages: PageCount::new(pages),
+            seed,
+            plan,
+            deadline: 50 * MS,
+            attempts: 3,
+            timeout: Duration::from_secs(60),
+            apf: ApfMode::User,
+        })
+    }
+}
+
+/// Reports to be expected: one for each page that never comes.
+fn hopeless(spec: &SimSpec) -> u64 {
+    let mode = |page| spec.run.plan.mode_of(PageIndex::new(page));
+    let hopeless = |&page: &u32| match mode(page) {
+        FailureMode::Permanent | FailureMode::Truncate | FailureMode::Stall => true,
+        FailureMode::Healthy | FailureMode::Temporary { .. } => false,
+    };
+    (0..spec.run.pages.get() as u32).filter(hopeless).count() as u64
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn under_exact_every_access_ends_and_nothing_is_left(
+        tasks in 1u16..17,
+        vcpus in 1u16..3,
+        pages in 4u64..200,
+        seed: u64,
+        shadow: bool,
+        guest_apf: bool,
+        mode in 0usize..3,
+    ) {
+        let mut spec = crowd(tasks, vcpus, pages, seed);
+        spec.guest_apf = guest_apf;
+        spec.paging = if shadow { Paging::Shadow } else { Paging::TwoDimensional };
+        spec.run.apf = [ApfMode::Off, ApfMode::Kernel, ApfMode::User][mode];
+        // Behind Linux a signal is believed at its second time.
+        let retries = if spec.is_watched() { 2 } else { 1 };
+        let (result, sim) = Sim::new(&spec).expect("a spec that makes sense").run_and_keep();
+        prop_assert_eq!(result.run.outcome, Outcome::Finished, "{:?}", result);
+        prop_assert_eq!(result.run.stats.pages_done, pages);
+        prop_assert_eq!(result.run.stats.tasks_finished, tasks);
+        prop_assert_eq!(result.counts.reports, hopeless(&spec));
+        prop_assert_eq!(result.counts.wrong_reports, 0);
+        prop_assert!(result.counts.max_retries <= retries, "{:?}", result);
+        prop_assert_eq!(result.counts.refused_healthy, 0);
+        prop_assert_eq!(result.counts.unclaimed, 0);
+        prop_assert_eq!(sim.pages().pending(), 0);
+        prop_assert_eq!(sim.faults().owed(), 0);
+        for vcpu in (0..u32::from(vcpus)).map(VcpuId::new) {
+            prop_assert_eq!(sim.faults().queued(vcpu), 0);
+            prop_assert_ne!(sim.faults().vcpu_state(vcpu), Some(VcpuState::Halted));
+        }
+    }
+
+}
+
+proptest! {
+    // Most of these loop until the limit.
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn the_same_spec_gives_the_same_result(tasks in 1u16..9, seed: u64, kind in 0usize..4) {
+        let spec = SimSpec { policy: PolicyKind::ALL[kind], ..crowd(tasks, 2, 40, seed) };
+        let spec = SimSpec { max_steps: 3_000, ..spec };
+        prop_assert_eq!(run(&spec), run(&spec));
+    }
+}
+
+#[test]
+fn temporary_errors_within_the_budget_are_never_reported() {
+    let mut spec = lists(&[&[1, 2], &[3, 4]], &[]);
+    spec.run
+        .plan
+        .push(rule(2, FailureMode::Temporary { failures: 2 }));
+    let result = run(&spec);
+    assert_eq!(result.run.outcome, Outcome::Finished, "{result:?}");
+    spec.run.attempts = 2;
+    assert_eq!(run(&spec).run.outcome, Outcome::Reported);
+}
+
+#[test]
+fn a_stalled_page_is_reported_at_its_deadline_and_holds_nobody_up() {
+    let healthy: Vec<u32> = (10..40).collect();
+    let mut spec = lists(&[&[1], &healthy], &[]);
+    spec.run.plan.push(rule(1, FailureMode::Stall));
+    spec.run.deadline = 100 * MS;
+    let result = run(&spec);
+    assert_eq!(result.run.outcome, Outcome::Reported);
+    let report = result.run.report.expect("a report").report;
+    assert_eq!(report.failure.cause.kind, CauseKind::Deadline);
+    assert!(result.run.stats.elapsed >= 100 * MS);
+    assert_eq!(result.run.stats.pages_done, 30, "the others went on");
+}
