@@ -144,7 +144,10 @@ impl<P: Policy> Faults<P> {
             PageState::Failed(failure) => {
                 match self.observed.weigh(seen, apf, id, fault.page, fault.rip) {
                     Belief::Unconfirmed => self.emit(Effect::Confirm { vcpu: id }),
-                    Belief::Real => self.report(id, fault, failure),
+                    Belief::Real => {
+                        let _claimed = self.owed.take(fault.page);
+                        self.report(id, fault, failure);
+                    }
                 }
             }
         }
