@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use surefault_core::plan::{FailureMode, FaultPlan, Latency};
 use surefault_core::run::{Outcome, Reported, TaskId};
 use surefault_core::workload::{FirstTouch, Workload};
 use surefault_core::{Access, CauseKind, Gpa, PageCount, PageIndex, PageSize, SlotId};
@@ -24,6 +25,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_file_cut_short_while_running_is_reported", cut_short),
     ("temporary_errors_beyond_the_budget_are_reported", exhausted),
     ("a_healed_page_lets_the_guest_go_on", healed),
+    ("failures_anywhere_are_each_reported_once", anywhere),
     ("a_vcpu_that_is_run_on_unhealed_reports_the_same", unhealed),
 ];
 
@@ -149,6 +151,24 @@ fn healed() {
         let mut pages: Vec<_> = healer.reports.iter().map(|r| r.page.get()).collect();
         pages.sort_unstable();
         assert_eq!(pages, [2, 17, 40, 41, 42, 43]);
+    }
+}
+
+fn anywhere() {
+    for seed in 0..20 {
+        let mut spec = spec(96, 6, 2);
+        spec.seed = seed;
+        spec.plan = FaultPlan::new(seed, Latency::default());
+        let spec = failing(spec, "p=0.2");
+        let mut healer = Healer::default();
+        let result = go(&spec, &mut healer);
+        assert_finished(&result, &spec);
+        let mut pages: Vec<_> = healer.reports.iter().map(|r| r.page).collect();
+        pages.sort_unstable();
+        let planned = (0..96)
+            .map(PageIndex::new)
+            .filter(|&page| spec.plan.mode_of(page) != FailureMode::Healthy);
+        assert_eq!(pages, planned.collect::<Vec<_>>(), "seed {seed}");
     }
 }
 
