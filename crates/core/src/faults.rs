@@ -33,7 +33,7 @@
 //! to the guest (`Ready` with an error), **cancelled** (reset), or, when it failed asynchronously
 //! and its task never came back, **unclaimed** (`Unclaimed`). What an item in the queue goes
 //! through is drawn in the module `item`, what a vCPU loop sees when Linux takes the faults is
-//! weighed in `observe`.
+//! weighed in `observe`, what becomes of a fault that shows in the host first is in `note`.
 //!
 //! # Rules for a driver
 //! * Poll all effects after every input, and carry them out in order.
@@ -56,6 +56,7 @@ mod gfn_set;
 mod input;
 mod invariants;
 mod item;
+mod note;
 mod observe;
 mod owed;
 mod serve;
@@ -219,6 +220,12 @@ impl<P: Policy> Faults<P> {
 
     fn vcpu_mut(&mut self, id: VcpuId) -> Option<&mut Vcpu> {
         self.vcpus.get_mut(id.get() as usize)
+    }
+
+    fn set_state(&mut self, id: VcpuId, state: VcpuState) {
+        if let Some(vcpu) = self.vcpu_mut(id) {
+            vcpu.state = state;
+        }
     }
 
     fn emit(&mut self, effect: Effect) {

@@ -165,6 +165,7 @@ impl<P: Policy> Sim<P> {
                 fault,
                 failure,
             } => self.reported(vcpu, fault, failure),
+            Effect::Interrupt { .. } => debug_assert!(false, "nothing is noted here"),
             Effect::Unclaimed { .. } => self.counts.unclaimed += 1,
         }
     }

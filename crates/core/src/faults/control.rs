@@ -55,6 +55,7 @@ impl<P: Policy> Faults<P> {
         vcpu.settings = GuestApf::Off;
         vcpu.lapic_enabled = true;
         vcpu.ready = None;
+        vcpu.noted = None;
         self.cancel_items(id);
         self.observed.forget_vcpu(id);
         self.policy.vcpu_reset(id);

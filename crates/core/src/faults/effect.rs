@@ -91,6 +91,14 @@ pub enum Effect {
         /// The vCPU.
         vcpu: VcpuId,
     },
+    /// Bring the vCPU's thread out of the guest, where it is blocked in a fault. Completed by
+    /// [`handle_fault`](super::Faults::handle_fault) for the page that was
+    /// [noted](super::Faults::noted), or by
+    /// [`handle_entry`](super::Faults::handle_entry) when there is nothing to be done about it.
+    Interrupt {
+        /// The vCPU.
+        vcpu: VcpuId,
+    },
     /// Enter the guest. Completed by whatever the vCPU exits with.
     Enter {
         /// The vCPU.

@@ -92,6 +92,11 @@ impl<P: Policy> Faults<P> {
             "a guest that is told nothing has no token",
         )?;
 
+        ensure(
+            vcpu.noted.is_none() || vcpu.state == VcpuState::Guest,
+            "a note dies when its vCPU leaves the guest",
+        )?;
+
         let serving = match vcpu.state {
             VcpuState::Servicing(item, _) => Some(item),
             VcpuState::Guest

@@ -53,6 +53,7 @@ impl<P: Policy> Faults<P> {
             | VcpuState::Stopped(..) => return Accepted::Stale,
         }
         vcpu.kicked = false;
+        vcpu.noted = None;
         vcpu.state = VcpuState::Entering;
         self.serve(id, root);
         self.taken()
@@ -252,12 +253,6 @@ impl<P: Policy> Faults<P> {
                 self.taken()
             }
             _ => Accepted::Stale,
-        }
-    }
-
-    fn set_state(&mut self, id: VcpuId, state: VcpuState) {
-        if let Some(vcpu) = self.vcpu_mut(id) {
-            vcpu.state = state;
         }
     }
 }

@@ -25,6 +25,7 @@ impl<P: Policy> Faults<P> {
         if self.vcpu_state(id) != Some(VcpuState::Guest) {
             return Accepted::Stale;
         }
+        self.drop_note(id);
         // Whoever faults on the page comes back for its error, on whichever vCPU.
         let _claimed = self.owed.take(fault.page);
         if page_state == PageState::Present {
@@ -136,6 +137,7 @@ impl<P: Policy> Faults<P> {
             Some(VcpuState::Guest | VcpuState::Entering) => {}
             _ => return Accepted::Stale,
         }
+        self.drop_note(id);
         match page_state {
             PageState::Absent | PageState::Pending | PageState::Present | PageState::Removed => {
                 self.observed.forget(|page| page == fault.page);
@@ -252,6 +254,12 @@ impl<P: Policy> Faults<P> {
                 item,
                 page,
             });
+        }
+    }
+
+    fn drop_note(&mut self, id: VcpuId) {
+        if let Some(vcpu) = self.vcpu_mut(id) {
+            vcpu.noted = None;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{Failure, Token, VcpuId};
+use crate::{Failure, PageId, Token, VcpuId};
 
 use super::gfn_set::GfnSet;
 use super::item::Items;
@@ -55,6 +55,8 @@ pub(super) struct Vcpu {
     pub(super) done: VecDeque<Completion>,
     /// The token that the guest has not acknowledged yet.
     pub(super) ready: Option<Token>,
+    /// Its thread was seen blocked on this page since it entered the guest.
+    pub(super) noted: Option<PageId>,
     /// A kick is on its way.
     pub(super) kicked: bool,
     pub(super) tokens: Tokens,
@@ -73,6 +75,7 @@ impl Vcpu {
             gfns: GfnSet::new(config.gfn_slots),
             done: VecDeque::with_capacity(cap + 1),
             ready: None,
+            noted: None,
             kicked: false,
             tokens: Tokens::new(id, config.token_id_bits),
         }

@@ -532,3 +532,25 @@ fn what_linux_shows_is_confirmed_reported_or_tried_again() {
     let again = faults.handle_observed(V0, fault(8), Seen::Sigbus, LinuxApf::Off, failed);
     assert_eq!(again, Accepted::Taken);
 }
+
+#[test]
+fn a_note_lasts_until_the_next_entry_or_its_fault() {
+    let mut faults = enabled::<Exact>(FaultsConfig::new(1));
+    assert_eq!(faults.handle_noted(V0, page(3)), Accepted::Taken);
+    assert_eq!(effects(&mut faults), [Effect::Interrupt { vcpu: V0 }]);
+    assert_eq!(faults.handle_noted(V0, page(4)), Accepted::Taken);
+    assert_eq!(effects(&mut faults), [], "asked for already");
+    assert_eq!(faults.noted(V0), Some(page(4)));
+    // It came out for another reason, and goes in again.
+    enter(&mut faults, 0);
+    assert_eq!(faults.noted(V0), None);
+    faults.handle_noted(V0, page(3));
+    effects(&mut faults);
+    touch(&mut faults, 3, PageState::Pending);
+    assert_eq!(faults.noted(V0), None);
+    assert_eq!(
+        faults.handle_noted(V0, page(3)),
+        Accepted::Stale,
+        "not in the guest"
+    );
+}

@@ -156,6 +156,11 @@ impl<P: Policy> World<P> {
                 self.vcpus[v].stopped = true;
                 self.reports += 1;
             }
+            Effect::Interrupt { vcpu } => {
+                let v = self.index(vcpu)?;
+                ensure!(self.m.noted(vcpu).is_some(), "interrupted without a note");
+                ensure!(self.vcpus[v].in_guest, "interrupted outside the guest");
+            }
             Effect::Unclaimed { .. } => self.unclaimed += 1,
             Effect::Confirm { .. } | Effect::Retry { .. } => {
                 return Err("nothing was observed".into());

@@ -75,7 +75,7 @@ impl<P: Policy> World<P> {
             .any(|&(of, work, _)| (of, work) == (id, item));
         let announcing = vcpu.announcing.iter().any(|&(of, _)| of == item);
         let prefaulting = vcpu.prefaulting.iter().any(|&(of, _)| of == item);
-        let taken = match b / 4 % 5 {
+        let taken = match b / 4 % 6 {
             0 if !working => self.m.handle_work_done(id, item, PageOutcome::Present),
             1 if !announcing => self.m.handle_announced(id, item, Announced::Injected),
             2 if !prefaulting => self.m.handle_prefaulted(id, item, Prefaulted::Fixed),
@@ -83,6 +83,7 @@ impl<P: Policy> World<P> {
             4 => self
                 .m
                 .handle_settled(VcpuId::new(99), page(0), PageOutcome::Present),
+            5 if !vcpu.in_guest => self.m.handle_noted(id, page(0)),
             _ => Accepted::Stale,
         };
         ensure!(taken == Accepted::Stale, "an answer to nothing was taken");
@@ -103,10 +104,21 @@ impl<P: Policy> World<P> {
         let Some(index) = task.wants() else {
             return Ok(());
         };
+        let noted = b % 13 == 3;
         let root = Root::new(task.root);
         let mut moment = moment(index, task.root);
         moment.kernel_mode = b.is_multiple_of(7);
         moment.interrupts_allowed = b % 11 != 1;
+        if noted {
+            // The fault shows in the host first. A second event says nothing new.
+            let id = VcpuId::new(v as u32);
+            for _ in 0..2 {
+                let taken = self.m.handle_noted(id, page(index));
+                ensure!(taken == Accepted::Taken, "a note was refused");
+            }
+            self.absorb(Accepted::Taken)?;
+        }
+        let vcpu = &mut self.vcpus[v];
         vcpu.access = Some((fault(index), root));
         vcpu.in_guest = false;
         let state = self.state(index);
