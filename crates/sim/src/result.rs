@@ -37,6 +37,8 @@ pub struct Counts {
     pub unclaimed: u64,
     /// Tasks that the guest killed.
     pub killed: u64,
+    /// The most attempts at a page that a report names.
+    pub max_attempts: u8,
     /// The most often that one access met its page failed already: the retries that it took.
     pub max_retries: u64,
     /// The most often that one access was taken again after its page had been said ready.

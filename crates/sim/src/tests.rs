@@ -39,7 +39,7 @@ fn lists(lists: &[&[u32]], failing: &[u32]) -> SimSpec {
             plan,
             deadline: Duration::from_secs(5),
             attempts: 3,
-            timeout: Duration::from_millis(500),
+            timeout: 200 * MS,
             apf: ApfMode::User,
         })
     }

@@ -226,6 +226,7 @@ impl<P: Policy> Sim<P> {
         let v = index(vcpu);
         let page = fault.page.index();
         self.counts.reports += 1;
+        self.counts.max_attempts = self.counts.max_attempts.max(failure.attempts);
         let healthy = self.spec.run.plan.mode_of(page) == FailureMode::Healthy;
         let task = self.guest.current(v);
         let touched = task.as_ref().is_some_and(|task| task.wants() == Some(page));

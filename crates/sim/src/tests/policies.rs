@@ -1,5 +1,5 @@
 //! What each published policy does, on the smallest guest that shows it. Every run is bounded: by
-//! 500 ms of simulated time, in which a loop turns thousands of times.
+//! 200 ms of simulated time, in which a loop turns thousands of times.
 
 use super::*;
 use crate::{Scheduling, Sim};
