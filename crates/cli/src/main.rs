@@ -1,3 +1,41 @@
 //! The command `surefault`.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `args` | what can be written on the command line |
+//! | `check` | combinations that mean nothing, or do not exist yet |
+//! | `exit` | the exit codes, and failures that carry one |
+//! | `store` | from flags to the source and its fault plan |
+//! | `run` | the command `run` |
+//! | `text`, `json` | what came of it, for people and for programs |
+//! | `progress` | how far it is, on a terminal |
 
-fn main() {}
+mod args;
+mod check;
+mod exit;
+mod json;
+mod progress;
+mod run;
+mod store;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    // Wrong usage ends in here, with the exit code of `Exit::Usage`.
+    let cli = Cli::parse();
+    let ended = match &cli.command {
+        Command::Run(args) => run::run(args),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("surefault: {failure}");
+            failure.exit.into()
+        }
+    }
+}

@@ -1,0 +1,130 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+use surefault_core::run::TaskId;
+use surefault_core::{Cause, CauseId, Failure, FaultReport, Gpa, Gva};
+
+use super::*;
+
+const DOCS: &str = include_str!("../../../../docs/json.md");
+const GOLDEN: &str = include_str!("reported.json");
+
+fn reported() -> RunResult {
+    RunResult {
+        outcome: Outcome::Reported,
+        report: Some(Reported {
+            report: FaultReport {
+                vcpu: VcpuId::new(0),
+                memslot: SlotId::new(1),
+                gfn: Gfn::new(1_048_581),
+                gpa: Gpa::new(0x1_0000_5000),
+                rip: Gva::new(0x40_1020),
+                access: Access::Read,
+                failure: Failure {
+                    cause: Cause {
+                        kind: CauseKind::Truncated,
+                        id: CauseId::new(1),
+                    },
+                    attempts: 1,
+                },
+            },
+            cause: "mem.img is too short: it has 20480 bytes, and 24576 are needed".to_owned(),
+            task: Some(TaskId::new(3)),
+            page: PageIndex::new(5),
+        }),
+        stats: RunStats {
+            pages_done: 17,
+            tasks_finished: 1,
+            wrong_sums: 0,
+            unchecked_sums: 2,
+            healed: 0,
+            progress: 1234,
+            elapsed: Duration::from_micros(1500),
+        },
+    }
+}
+
+#[test]
+fn a_report_as_ever() {
+    let written = serde_json::to_value(Output::of_run(&reported())).unwrap();
+    let golden: Value = serde_json::from_str(GOLDEN).unwrap();
+    assert_eq!(written, golden);
+}
+
+#[test]
+fn without_a_report() {
+    let result = RunResult {
+        outcome: Outcome::Finished,
+        report: None,
+        stats: RunStats::default(),
+    };
+    let written = serde_json::to_value(Output::of_run(&result)).unwrap();
+    assert_eq!(written["outcome"], "finished");
+    assert_eq!(written["report"], Value::Null);
+}
+
+/// Every field, with its path, has a row in the document; and no row is about a field that there is
+/// not.
+#[test]
+fn every_field_is_described() {
+    let mut written = BTreeSet::new();
+    let value = serde_json::to_value(Output::of_run(&reported())).unwrap();
+    paths("", &value, &mut written);
+    let described: BTreeSet<String> = DOCS
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(path, _)| path.to_owned())
+        // Quoted ones are values.
+        .filter(|path| !path.starts_with('"'))
+        .collect();
+    assert_eq!(written, described);
+}
+
+fn paths(prefix: &str, value: &Value, into: &mut BTreeSet<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let path = match prefix {
+            "" => key.clone(),
+            _ => format!("{prefix}.{key}"),
+        };
+        paths(&path, value, into);
+        into.insert(path);
+    }
+}
+
+/// Every word that an enum may become is in the document.
+#[test]
+fn every_word_is_described() {
+    let outcomes = [
+        Outcome::Finished,
+        Outcome::Reported,
+        Outcome::Looped,
+        Outcome::TimedOut,
+        Outcome::Cancelled,
+    ];
+    let kinds = [
+        CauseKind::Truncated,
+        CauseKind::Io,
+        CauseKind::Unavailable,
+        CauseKind::Permission,
+        CauseKind::Corrupt,
+        CauseKind::Deadline,
+        CauseKind::Install,
+        CauseKind::Injected,
+        CauseKind::BadAddress,
+    ];
+    let accesses = [Access::Read, Access::Write, Access::Fetch, Access::Unknown];
+    let words = outcomes
+        .iter()
+        .map(|outcome| serde_json::to_value(outcome).unwrap())
+        .chain(kinds.iter().map(|kind| serde_json::to_value(kind).unwrap()))
+        .chain(
+            accesses
+                .iter()
+                .map(|access| serde_json::to_value(access).unwrap()),
+        );
+    for word in words {
+        let quoted = format!("`\"{}\"`", word.as_str().unwrap());
+        assert!(DOCS.contains(&quoted), "{quoted}");
+    }
+}

@@ -1,0 +1,150 @@
+//! What came of a run, for people.
+
+#[cfg(test)]
+mod tests;
+
+use core::fmt::{self, Display, Write as _};
+use core::time::Duration;
+
+use surefault_core::run::{Outcome, Reported, RunResult};
+use surefault_core::{CauseKind, PageSize};
+
+use crate::args::{Apf, RunArgs};
+
+/// What is about to run.
+pub(crate) fn header(args: &RunArgs, page_size: PageSize, source: &str) -> String {
+    let apf = match args.apf {
+        Apf::Off => "every fault synchronous",
+        Apf::Kernel => "Linux's asynchronous faults",
+        Apf::User => "asynchronous faults from user space",
+    };
+    format!(
+        "machine: kvm, {}, {}, {apf}; {} of {page_size} from {source}",
+        count(args.vcpus.into(), "vCPU"),
+        count(args.tasks.into(), "task"),
+        count(args.pages, "page"),
+    )
+}
+
+/// How it ended.
+pub(crate) fn result(result: &RunResult, args: &RunArgs) -> String {
+    let stats = &result.stats;
+    let mut text = match (result.outcome, &result.report) {
+        (Outcome::Reported, Some(reported)) => report(reported),
+        (outcome, _) => ending(outcome, args.timeout),
+    };
+    let tasks = args.tasks;
+    let finished = stats.tasks_finished;
+    let pages = count(stats.pages_done, "page visit");
+    let elapsed = time(stats.elapsed);
+    line(
+        &mut text,
+        "run",
+        format_args!("{pages}, {finished} of {tasks} tasks finished, {elapsed}"),
+    );
+    let sums = match (stats.wrong_sums, stats.unchecked_sums) {
+        (0, 0) => "all that was read is right".to_owned(),
+        (0, unchecked) => {
+            let tasks = count(unchecked, "task");
+            format!("all that could be checked is right; of {tasks} the source could not be read")
+        }
+        (wrong, _) => format!("{} WRONG: this is a bug of surefault", count(wrong, "sum")),
+    };
+    line(&mut text, "sums", sums);
+    text
+}
+
+fn ending(outcome: Outcome, timeout: Duration) -> String {
+    match outcome {
+        Outcome::Finished => "finished\n".to_owned(),
+        Outcome::Reported => "stopped with a report\n".to_owned(),
+        Outcome::Looped => format!(
+            "looped: after {} (--timeout) one page was still asked for again and again\n",
+            time(timeout)
+        ),
+        Outcome::TimedOut => format!("not finished within {} (--timeout)\n", time(timeout)),
+        Outcome::Cancelled => "stopped from outside\n".to_owned(),
+    }
+}
+
+/// Which page, which access, why, after how many attempts, and what to do next.
+fn report(reported: &Reported) -> String {
+    let Reported {
+        report,
+        cause,
+        task,
+        page,
+    } = reported;
+    let mut text = format!("page {page} cannot be provided: {cause}\n");
+    line(
+        &mut text,
+        "page",
+        format_args!(
+            "gfn {}, gpa {}, memory slot {}",
+            report.gfn, report.gpa, report.memslot
+        ),
+    );
+    let task = match task {
+        Some(task) => format!("task {task}"),
+        None => "no task".to_owned(),
+    };
+    line(
+        &mut text,
+        "access",
+        format_args!(
+            "{} by vCPU {} at rip {}, {task}",
+            report.access, report.vcpu, report.rip
+        ),
+    );
+    let attempts = match report.failure.attempts {
+        0 => "before any attempt at it alone".to_owned(),
+        attempts => format!("after {}", count(attempts.into(), "attempt")),
+    };
+    let kind = report.failure.cause.kind;
+    line(&mut text, "cause", format_args!("{kind}, {attempts}"));
+    line(&mut text, "next", next_step(kind));
+    text
+}
+
+/// What to do about a cause.
+fn next_step(kind: CauseKind) -> &'static str {
+    match kind {
+        CauseKind::Truncated => "restore the end of the source, and run again",
+        CauseKind::Io => "look for errors of the source's device (dmesg), and run again",
+        CauseKind::Unavailable => "bring the source back, and run again",
+        CauseKind::Permission => "allow this process to read the source, and run again",
+        CauseKind::Corrupt => "replace the source: its contents are damaged",
+        CauseKind::Deadline => "see why the source does not answer, or give it a longer --deadline",
+        CauseKind::Install => "free memory on the host (or in its cgroup), and run again",
+        CauseKind::Injected => "nothing is broken: --fail or --fault-plan asked for this",
+        CauseKind::BadAddress => "run with --pager surefault, which knows the reason",
+        _ => "run again",
+    }
+}
+
+fn line(text: &mut String, name: &str, what: impl Display) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "  {name:<8}{what}");
+}
+
+fn count(n: u64, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+fn time(duration: Duration) -> impl Display {
+    struct Time(Duration);
+    impl Display for Time {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let seconds = self.0.as_secs_f64();
+            match seconds {
+                1.0.. => write!(f, "{} s", (seconds * 100.0).round() / 100.0),
+                0.001.. => write!(f, "{} ms", (seconds * 1e4).round() / 10.0),
+                _ => write!(f, "{} us", (seconds * 1e6).round()),
+            }
+        }
+    }
+    Time(duration)
+}
