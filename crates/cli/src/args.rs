@@ -12,7 +12,7 @@ use surefault_core::run::ApfMode;
 /// Memory on demand for KVM guests, in which every page fault ends: with the page, or with an error
 /// that names it.
 #[derive(Parser, Debug)]
-#[command(name = "surefault", version, about, max_term_width = 100)]
+#[command(name = "surefault", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

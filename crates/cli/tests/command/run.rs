@@ -1,0 +1,248 @@
+//! Runs on real KVM: what they report, in both forms.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use surefault_store::{PatternStore, ReadRequest, Store as _};
+use surefault_testkit::page_size;
+
+use crate::surefault::{BINARY, Ran, run};
+
+crate::cases![
+    healthy_runs_finish(Guest),
+    a_failing_page_is_reported(Guest),
+    a_report_in_words(Guest),
+    a_temporary_failure_is_not_reported(Guest),
+    a_stall_is_reported_at_its_deadline(Guest),
+    a_planned_truncation(Guest),
+    a_file_that_is_truncated_while_running(Guest),
+    a_plan_from_a_file(Guest),
+    a_limit_that_is_reached(Guest),
+    no_progress_line_without_a_terminal(Guest),
+    a_reader_that_is_gone(Guest),
+];
+
+/// A file with `pages` pages of some pattern.
+fn file(pages: usize) -> tempfile::NamedTempFile {
+    let mut bytes = vec![0; pages * page_size()];
+    let pattern = PatternStore::new(99, bytes.len() as u64);
+    let read = pattern.read(ReadRequest::first(0), &mut bytes);
+    read.expect("the pattern");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(&bytes).expect("write");
+    file
+}
+
+fn json(arguments: &[&str]) -> Ran {
+    run(&[arguments, &["--format", "json"]].concat())
+}
+
+fn healthy_runs_finish() {
+    for arguments in [
+        &["--pages", "4"][..],
+        &["--tasks", "16", "--vcpus", "2", "--pages", "500"],
+        &[
+            "--tasks",
+            "3",
+            "--pages",
+            "64",
+            "--latency",
+            "0us..2ms",
+            "--seed",
+            "7",
+        ],
+    ] {
+        let result = json(arguments).ended(0).json();
+        assert_eq!(result["outcome"], "finished");
+        assert_eq!(result["machine"], "kvm");
+        assert_eq!(result["stats"]["wrong_sums"], 0);
+        assert_eq!(result["stats"]["unchecked_sums"], 0);
+    }
+    let file = file(32);
+    let path = file.path().to_str().expect("a plain path");
+    let result = json(&["--pages", "32", "--tasks", "2", "--store", path]);
+    assert_eq!(result.ended(0).json()["stats"]["tasks_finished"], 2);
+}
+
+fn a_failing_page_is_reported() {
+    for (page, vcpus) in [("0", "1"), ("17", "2"), ("63", "1")] {
+        let ran = json(&[
+            "--pages", "64", "--tasks", "4", "--vcpus", vcpus, "--fail", page,
+        ]);
+        let result = ran.ended(3).json();
+        assert_eq!(result["outcome"], "reported");
+        let report = &result["report"];
+        assert_eq!(report["page"].to_string(), page);
+        assert_eq!(report["cause"]["kind"], "injected");
+        assert_eq!(report["attempts"], 1);
+        assert!(report["task"].is_u64(), "{report}");
+        let access = report["access"].as_str().expect("a word");
+        assert!(["read", "write"].contains(&access), "{access}");
+        let gpa = report["gpa"]
+            .as_str()
+            .and_then(|gpa| gpa.strip_prefix("0x"));
+        let gpa = u64::from_str_radix(gpa.expect("hexadecimal"), 16).expect("hexadecimal");
+        let gfn = report["gfn"].as_u64().expect("a number");
+        assert_eq!(gpa, gfn * page_size() as u64);
+        assert_eq!(result["stats"]["wrong_sums"], 0);
+    }
+}
+
+fn a_report_in_words() {
+    let ran = run(&["--pages", "64", "--fail", "9"]).ended(3);
+    let mut lines = ran.stdout.lines();
+    let first = lines.next().expect("a line");
+    assert!(first.starts_with("machine: kvm"), "{first}");
+    let second = lines.next().expect("a line");
+    assert!(
+        second.starts_with("page 9 cannot be provided: "),
+        "{second}"
+    );
+    for words in [
+        "gfn ",
+        "gpa 0x",
+        "memory slot ",
+        " by vCPU 0 at rip 0x",
+        "task 0",
+        "after 1 attempt\n",
+        "  next    ",
+    ] {
+        assert!(ran.stdout.contains(words), "'{words}': {}", ran.stdout);
+    }
+    assert_eq!(ran.stderr, "");
+}
+
+fn a_temporary_failure_is_not_reported() {
+    let ran = json(&[
+        "--pages",
+        "64",
+        "--fail",
+        "9,20:temporary=2",
+        "--attempts",
+        "3",
+    ]);
+    assert_eq!(ran.ended(0).json()["outcome"], "finished");
+    let ran = json(&[
+        "--pages",
+        "64",
+        "--fail",
+        "9:temporary=2",
+        "--attempts",
+        "2",
+    ]);
+    assert_eq!(ran.ended(3).json()["report"]["attempts"], 2);
+}
+
+fn a_stall_is_reported_at_its_deadline() {
+    let begun = Instant::now();
+    let ran = json(&[
+        "--pages",
+        "64",
+        "--tasks",
+        "2",
+        "--vcpus",
+        "2",
+        "--fail",
+        "9:stall",
+        "--deadline",
+        "500ms",
+    ]);
+    let result = ran.ended(3).json();
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    assert_eq!(result["report"]["cause"]["kind"], "deadline");
+    assert_eq!(result["report"]["page"], 9);
+}
+
+fn a_planned_truncation() {
+    let file = file(64);
+    let path = file.path().to_str().expect("a plain path");
+    let ran = json(&["--pages", "64", "--store", path, "--fail", "9:truncate"]);
+    let result = ran.ended(3).json();
+    let cause = &result["report"]["cause"];
+    assert_eq!(cause["kind"], "truncated");
+    let text = cause["text"].as_str().expect("a text");
+    let (found, needed) = (9 * page_size(), 10 * page_size());
+    let wanted = format!("{path} is too short: it has {found} bytes, and {needed} are needed");
+    assert_eq!(text, wanted);
+}
+
+/// Every page takes its time, so that the file can be cut short before the guest is through.
+fn a_file_that_is_truncated_while_running() {
+    let file = file(512);
+    let path = file.path().to_str().expect("a plain path");
+    let child = Command::new(BINARY)
+        .args([
+            "run",
+            "--pages",
+            "512",
+            "--latency",
+            "5ms",
+            "--format",
+            "json",
+        ])
+        .args(["--store", path])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    std::thread::sleep(Duration::from_millis(500));
+    let size = 4 * page_size() + 5;
+    file.as_file().set_len(size as u64).expect("set_len");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(3));
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let cause = &result["report"]["cause"];
+    assert_eq!(cause["kind"], "truncated");
+    let page = result["report"]["page"].as_u64().expect("a number");
+    let needed = (page + 1) * page_size() as u64;
+    let wanted = format!("it has {size} bytes, and {needed} are needed");
+    let text = cause["text"].as_str().expect("a text");
+    assert!(text.contains(&wanted), "{text}");
+}
+
+fn a_plan_from_a_file() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("a plain path");
+    std::fs::write(path, "[[rule]]\npages = \"5,9\"\nfail = \"permanent\"\n").expect("write");
+    let ran = json(&["--pages", "64", "--fault-plan", path]);
+    let page = ran.ended(3).json()["report"]["page"].as_u64();
+    assert!([Some(5), Some(9)].contains(&page), "{page:?}");
+    // What is said on the command line comes first.
+    let healthy = ["--fail", "5:healthy", "--fail", "9:healthy"];
+    let ran = json(&[&["--pages", "64", "--fault-plan", path][..], &healthy].concat());
+    ran.ended(0);
+}
+
+fn a_limit_that_is_reached() {
+    let arguments = ["--pages", "64", "--latency", "1s", "--timeout", "300ms"];
+    let ran = json(&arguments).ended(4);
+    assert_eq!(ran.json()["outcome"], "timed-out");
+    let ran = run(&arguments).ended(4);
+    assert!(
+        ran.stdout.contains("not finished within 300 ms"),
+        "{}",
+        ran.stdout
+    );
+}
+
+fn no_progress_line_without_a_terminal() {
+    let ran = run(&["--pages", "64", "--latency", "10ms"]).ended(0);
+    assert_eq!(ran.stderr, "");
+    assert!(!ran.stdout.contains('\r'));
+}
+
+fn a_reader_that_is_gone() {
+    let mut child = Command::new(BINARY)
+        .args(["run", "--pages", "8"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(
+        (output.status.code(), output.stderr.as_slice()),
+        (Some(0), &b""[..])
+    );
+}
