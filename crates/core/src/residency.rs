@@ -46,12 +46,14 @@
 //! **Prefetch.** A prefetched page has no deadline and never fails: if it cannot be had it is
 //! absent again. A demand turns it into an ordinary page, and starts its deadline.
 
+mod answer;
+mod change;
 mod config;
+mod demand;
 mod effect;
 mod entry;
 mod failures;
 mod fetches;
-mod input;
 mod invariants;
 mod queue;
 mod regions;
@@ -87,10 +89,10 @@ use std::time::Duration;
 pub use config::{Backoff, ConfigError, ResidencyConfig};
 #[cfg(any(test, feature = "defects"))]
 pub use defects::Defect;
+pub use demand::Admission;
 pub use effect::{
     Effect, Fault, FetchRange, Generation, InstallResult, Marked, PageOutcome, PageState, Timer,
 };
-pub use input::Admission;
 pub use invariants::Violation;
 pub use regions::UnknownPage;
 pub use view::View;
@@ -325,4 +327,9 @@ impl Residency {
             panic!("residency: {violation}");
         }
     }
+}
+
+/// The pages from `first` on.
+fn pages_from(first: PageId) -> impl Iterator<Item = PageId> {
+    (0..).map_while(move |n| first.checked_add(n))
 }
