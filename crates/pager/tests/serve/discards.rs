@@ -18,6 +18,7 @@ crate::cases![
     failed_pages_are_zeros_afterwards,
     a_read_under_way_is_dropped,
     a_prefetch_under_way_is_dropped,
+    an_install_that_waits_for_a_discard_is_dropped,
     pages_beyond_the_region_are_not_touched,
     a_storm_of_discards,
 ];
@@ -103,6 +104,36 @@ fn a_prefetch_under_way_is_dropped() {
             Ok(wanted),
             "page {page}"
         );
+    }
+}
+
+/// Throwing much away takes a while. A read that comes back meanwhile is accepted, and its install
+/// then finds itself out of date.
+fn an_install_that_waits_for_a_discard_is_dropped() {
+    const PAGES: usize = 2048;
+    const LAST: usize = PAGES - 1;
+    for round in 0..40 {
+        let store = Arc::new(Held::new(PAGES));
+        let served = Served::new(Backing::Anonymous, PAGES, store.clone(), &patient());
+        served.pager.prefetch(page_id(0), LAST as u32);
+        served.settle();
+        store.hold(LAST);
+        served.pager.prefetch(page_id(LAST), 1);
+        until("the read", || store.waiting() == 1);
+        let discard = in_thread(move || {
+            served
+                .pager
+                .discard(page_id(0), PAGES as u32)
+                .expect("discard");
+            served
+        });
+        std::thread::sleep(std::time::Duration::from_micros(round * 20));
+        store.release();
+        let served = discard();
+        until("its end", || store.waiting() == 0);
+        served.settle();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        assert_eq!(served.mapping.page_by_syscall(LAST), Ok(bytes(1, 0)));
     }
 }
 

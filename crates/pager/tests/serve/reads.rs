@@ -118,6 +118,8 @@ fn a_region_of_several_mappings() {
             split.expect("madvise");
         }
         assert_eq!(served.pager.prefetch(page_id(0), 64), 64);
+        let (present, _) = served.pager.residency();
+        assert_eq!(present.get(), 64, "the source answers at once");
         touch_all(&served, 2);
     }
 }
