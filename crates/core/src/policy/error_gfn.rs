@@ -6,9 +6,10 @@ use crate::faults::FaultsConfig;
 use super::{AddressKey, AfterFailure, AsyncFailure, Attempt, Policy};
 
 /// Each vCPU remembers the last address whose asynchronous fault failed; a fault there goes the
-/// synchronous way, and so ends in an error. RFC by Vivek Goyal, 2020
-/// (<https://lore.kernel.org/kvm/20200720211359.GF502563@redhat.com/>, in the thread
-/// "kvm,x86: Exit to user space in case of page fault error").
+/// synchronous way, and so ends in an error. Vivek Goyal, "Exit to user space in case of page fault
+/// error", RFC of 25 June 2020
+/// (<https://lore.kernel.org/kvm/20200625214701.GA180786@redhat.com/>). A series of nine days before
+/// noted what the worker met; this one, and so this policy, what the prefault meets.
 ///
 /// As posted, so with its quirks:
 /// * One slot: with several tasks failing on different pages it is overwritten before the matching

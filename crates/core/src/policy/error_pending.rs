@@ -7,7 +7,8 @@ use super::{AfterFailure, AsyncFailure, Attempt, Policy};
 
 /// An asynchronous error sets a flag of its vCPU; while it is set no fault of that vCPU goes the
 /// asynchronous way. The next abnormal pfn that is handled clears it. Proposed by Vitaly Kuznetsov
-/// in reply to `error-gfn`, 2020, as "completely untested".
+/// in reply to `error-gfn` on 26 June 2020, as "completely untested"
+/// (<https://lore.kernel.org/kvm/87lfkach6o.fsf@vitty.brq.redhat.com/>).
 ///
 /// As posted, so with its quirks:
 /// * *Any* abnormal pfn clears the flag: a write to read-only memory that is emulated, a hardware
