@@ -37,10 +37,54 @@
 //!
 //! # Rules for a driver
 //! * Poll all effects after every input, and carry them out in order.
-//! * Register a vCPU's demand for the page with residency first, then hand in the fault with the
-//!   page's state as it is then: a failure whose time has passed is then not taken for one.
+//! * Hand in a fault with the page's state as it is then. Where failures expire (`failure_ttl`),
+//!   register the demand with residency first: an expired failure is then not taken for one.
+//! * A kick stays due until `handle_entry` was called, whatever the vCPU does in between.
 //! * Effects of a vCPU are carried out by its own thread, but for `Work`.
 //! * Deliver pending interrupts when entering the guest, before the faulting instruction runs again.
+//!
+//! A page that cannot be provided, on the asynchronous way, with a guest that is told nothing:
+//!
+//! ```
+//! use surefault_core::faults::{Effect, Fault, Faults, FaultsConfig, Moment, Prefaulted, Root};
+//! use surefault_core::policy::Exact;
+//! use surefault_core::residency::{PageOutcome, PageState};
+//! # use surefault_core::*;
+//! # let failure = Failure {
+//! #     cause: Cause { kind: CauseKind::Truncated, id: CauseId::default() },
+//! #     attempts: 1,
+//! # };
+//! # let page = PageId::default();
+//! # let (memslot, gfn, rip) = (SlotId::new(0), Gfn::new(5), Gva::new(0x40_1000));
+//! let (vcpu, root) = (VcpuId::new(0), Root::new(0x1000));
+//! let fault = Fault { page, memslot, gfn, rip };
+//! let moment = Moment::user(Gva::new(0x7000), root);
+//!
+//! let mut faults = Faults::<Exact>::new(FaultsConfig::new(1))?;
+//! faults.handle_entry(vcpu, root);
+//! assert_eq!(faults.poll_effect(), Some(Effect::Enter { vcpu }));
+//!
+//! // The guest touches a page that is not there. It cannot be told, so its vCPU is halted.
+//! faults.handle_fault(vcpu, fault, &moment, PageState::Absent);
+//! let Some(Effect::Work { item, .. }) = faults.poll_effect() else { panic!() };
+//! assert_eq!(faults.poll_effect(), Some(Effect::Halt { vcpu }));
+//!
+//! // The page fails. The vCPU wakes up, the prefault meets the error, the guest runs on.
+//! faults.handle_work_done(vcpu, item, PageOutcome::Failed(failure));
+//! assert_eq!(faults.poll_effect(), Some(Effect::Kick { vcpu }));
+//! faults.handle_entry(vcpu, root);
+//! assert_eq!(faults.poll_effect(), Some(Effect::Prefault { vcpu, item, page, gfn }));
+//! faults.handle_prefaulted(vcpu, item, Prefaulted::Error(failure));
+//! assert_eq!(faults.poll_effect(), Some(Effect::Enter { vcpu }));
+//!
+//! // The instruction runs again. Linux would go round for ever; under `Exact` this time it waits
+//! // for residency, which has its answer ready.
+//! faults.handle_fault(vcpu, fault, &moment, PageState::Failed(failure));
+//! assert_eq!(faults.poll_effect(), Some(Effect::Wait { vcpu, page }));
+//! faults.handle_settled(vcpu, page, PageOutcome::Failed(failure));
+//! assert_eq!(faults.poll_effect(), Some(Effect::Report { vcpu, fault, failure }));
+//! # Ok::<(), surefault_core::faults::ConfigError>(())
+//! ```
 //!
 //! # Modelled otherwise than Linux, on purpose
 //! * Disabling does not wait for the work of cancelled items; see the module `item`.
