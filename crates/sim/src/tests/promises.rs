@@ -165,6 +165,38 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Several tasks want the same pages, on both vCPUs; a page may be reported by each of them.
+    #[test]
+    fn tasks_that_share_failing_pages_all_end(
+        lists in prop::collection::vec(prop::collection::vec(0u32..6, 1..8), 1..6),
+        failing in prop::collection::btree_set(0u32..6, 0..4),
+        shadow: bool,
+        guest_apf: bool,
+        seed: u64,
+    ) {
+        let slices: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
+        let failing: Vec<u32> = failing.into_iter().collect();
+        let mut spec = super::lists(&slices, &failing);
+        spec.run.vcpus = 2;
+        spec.run.seed = seed;
+        spec.scheduling = Scheduling::Random;
+        spec.on_report = OnReport::Heal;
+        spec.guest_apf = guest_apf;
+        spec.paging = if shadow { Paging::Shadow } else { Paging::TwoDimensional };
+        let (result, sim) = Sim::new(&spec).expect("a spec that makes sense").run_and_keep();
+        let touches: usize = lists.iter().map(Vec::len).sum();
+        prop_assert_eq!(result.run.outcome, Outcome::Finished, "{:?}", result);
+        prop_assert_eq!(result.run.stats.pages_done, touches as u64);
+        prop_assert_eq!((result.counts.wrong_reports, result.counts.refused_healthy), (0, 0));
+        prop_assert!(result.counts.max_retries <= 1, "{:?}", result);
+        prop_assert_eq!(sim.faults().owed(), 0);
+        prop_assert_eq!(sim.pages().pending(), 0);
+    }
+}
+
+proptest! {
     // Most of these loop until the limit.
     #![proptest_config(ProptestConfig::with_cases(16))]
 
