@@ -2,7 +2,7 @@
 //!
 //! One per guest memory, keyed by [`PageId`]. It decides what to fetch, when to try again, when to
 //! give up, and what may still be installed; a driver does these things and says how they went.
-//! It ends every demand: with the page, with a [`Failure`], or cancelled.
+//! It ends every demand: with the page, with a [`Failure`](crate::Failure), or cancelled.
 //!
 //! ```text
 //!              demand, prefetch
