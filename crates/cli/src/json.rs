@@ -103,6 +103,7 @@ impl Stats {
             healed,
             progress,
             elapsed,
+            ..
         } = *stats;
         Stats {
             pages_done,

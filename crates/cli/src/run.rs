@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Write as _};
 
-use surefault_core::run::{Outcome, RunResult, RunSpec};
+use surefault_core::run::{Outcome, PagerMode, RunResult, RunSpec};
 use surefault_core::{PageCount, PageSize};
 use surefault_kvm::machine::MachineError;
 use surefault_kvm::runner::{self, RunError};
@@ -53,6 +53,7 @@ fn spec(args: &RunArgs) -> Result<RunSpec, Failure> {
         deadline: args.deadline,
         attempts: args.attempts,
         timeout: args.timeout,
+        pager: PagerMode::Surefault,
         apf: args.apf.into(),
     })
 }
@@ -108,6 +109,7 @@ fn of_vm(error: &VmError) -> (Exit, Option<&'static str>) {
                  or `setfacl -m u:USER:rw /dev/kvm`",
             ),
         ),
+        VmError::NoAsyncFaults => (Exit::Host, Some("use --apf off")),
         _ => (Exit::Unexpected, None),
     }
 }

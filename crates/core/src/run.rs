@@ -5,6 +5,8 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,8 +33,21 @@ pub struct RunSpec {
     pub attempts: u8,
     /// Limit of the whole run.
     pub timeout: Duration,
+    /// Who provides the pages.
+    pub pager: PagerMode,
     /// How faults are asynchronous, if at all.
     pub apf: ApfMode,
+}
+
+/// Who provides the pages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PagerMode {
+    /// Surefault, which knows why a page cannot be had.
+    #[default]
+    Surefault,
+    /// Nobody but Linux: the source is mapped directly.
+    None,
 }
 
 /// Who runs the guest's async page faults.
@@ -124,8 +139,21 @@ pub struct RunStats {
     pub unchecked_sums: u64,
     /// Reports after which the page was healed and the run went on.
     pub healed: u64,
+    /// Tokens of async page faults that the guest still kept at the end: of tasks that wait for a
+    /// page, and of pages that were ready before anybody waited. A guest that finished keeps none.
+    pub tokens_left: u64,
     /// What the counting task reached.
     pub progress: u64,
+    /// Times that a vCPU came back from the kernel (`KVM_RUN`) for another reason than that it was
+    /// asked to; 0 where there is no kernel.
+    pub returns: u64,
+    /// What the kernel counted, by its own names (`pf_taken`, `exits`): over all vCPUs together.
+    pub kvm: Counters,
+    /// What the pager counted.
+    pub pager: Counters,
     /// Wall time of the run (simulated time in the simulator).
     pub elapsed: Duration,
 }
+
+/// Counters by name, for people and programs to read; nothing is decided by them.
+pub type Counters = BTreeMap<Cow<'static, str>, u64>;

@@ -3,9 +3,10 @@
 use core::fmt;
 use core::mem::{offset_of, size_of};
 
+use surefault_core::Gpa;
 use surefault_core::run::TaskId;
 
-use crate::abi::{NO_TASK, Record, Trap, VcpuArea};
+use crate::abi::{NO_TASK, Record, Trap, VcpuArea, Waiter};
 
 /// How far a task is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +37,10 @@ pub struct VcpuView {
     pub current: Option<TaskId>,
     /// Workers that are not done.
     pub live: u32,
+    /// Where its map from tokens to waiting tasks is.
+    pub waiters: Gpa,
+    /// Bytes of that map.
+    pub waiters_len: usize,
     /// The unexplained exception, where the vCPU has announced one.
     pub trap: GuestTrap,
 }
@@ -70,6 +75,9 @@ impl VcpuView {
                 task => u16::try_from(task).ok().map(TaskId::new),
             },
             live: get_u32(bytes, offset_of!(VcpuArea, live)),
+            waiters: Gpa::new(get_u64(bytes, offset_of!(VcpuArea, waiters))),
+            waiters_len: (get_u32(bytes, offset_of!(VcpuArea, waiters_mask)) as usize + 1)
+                * size_of::<Waiter>(),
             trap: GuestTrap {
                 vector: trap(offset_of!(Trap, vector)),
                 error: trap(offset_of!(Trap, error)),
@@ -79,6 +87,14 @@ impl VcpuView {
             },
         }
     }
+}
+
+/// The tokens in a vCPU's map of waiters, whose bytes are `map`: of tasks that wait for a page, and
+/// of pages that were ready before anybody waited.
+pub fn tokens(map: &[u8]) -> usize {
+    let entries = map.chunks_exact(size_of::<Waiter>());
+    let token = |entry| get_u32(entry, offset_of!(Waiter, token));
+    entries.filter(|&entry| token(entry) != 0).count()
 }
 
 impl fmt::Display for GuestTrap {

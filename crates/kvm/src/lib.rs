@@ -4,8 +4,11 @@
 //!  runner ── crew: a thread each ──► Vcpu::run ──► KVM_RUN
 //!    │                                  │             │ SIGBUS, EFAULT, MMIO in a slot
 //!    │                                  ▼             ▼
-//!    │                            PageSource::verdict(page)      pager, or Linux alone
-//!    │                                  │ failed
+//!    │                            PageSource::demand(page)       pager, or Linux alone
+//!    │                                  │ its state
+//!    │                                  ▼
+//!    │                            watch: the machine of faults judges
+//!    │                                  │ report
 //!    │                                  ▼
 //!    │                            footprint of the instruction at RIP ──► access
 //!    ▼                                  │
@@ -17,6 +20,7 @@
 //! | [`runner`] | a whole run, from its specification to its result |
 //! | `crew` | the vCPUs' threads |
 //! | [`machine`] | the built-in guest put together; [`check`]: what it read, held to the source |
+//! | [`watch`] | what a VM's vCPUs share: the machine of faults, which judges what they see |
 //! | [`vcpu`] | one vCPU, whose every fault ends; `mmio`: accesses that an exit left half done |
 //! | [`decode`], `footprint`, `cpu` | from registers to the pages that an instruction touches |
 //! | [`signals`] | SIGBUS and the kick |
@@ -46,3 +50,4 @@ pub mod runner;
 pub mod signals;
 pub mod vcpu;
 pub mod vm;
+pub mod watch;

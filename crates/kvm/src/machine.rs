@@ -3,10 +3,12 @@
 use core::num::NonZeroU32;
 use std::sync::Arc;
 
+use surefault_core::faults::{ConfigError, LinuxApf};
 use surefault_core::run::TaskId;
 use surefault_core::workload::Workload;
 use surefault_core::{Gpa, PageSize, VcpuId};
 use surefault_guest::abi::DATA_BASE;
+use surefault_guest::view;
 use surefault_guest::{GuestApf, GuestSpec, Idle, Layout, LayoutError, TaskProgress, VcpuView};
 use thiserror::Error;
 
@@ -15,6 +17,7 @@ use crate::pages::PageSource;
 use crate::signals::Signals;
 use crate::vcpu::{Vcpu, VcpuError};
 use crate::vm::{Faults, Vm, VmError};
+use crate::watch::Watch;
 
 /// What is to be put together.
 pub struct MachineSpec {
@@ -37,6 +40,7 @@ pub struct Machine {
     _vm: Vm,
     layout: Layout,
     workload: Arc<Workload>,
+    watch: Arc<Watch>,
     system: Arc<Mapping>,
     data: Arc<Mapping>,
 }
@@ -54,6 +58,9 @@ pub enum MachineError {
     /// There is no vCPU to be had.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
+    /// There are too many vCPUs.
+    #[error("the machine of faults")]
+    Watch(#[from] ConfigError),
     /// There is no memory to be had.
     #[error("the guest's own memory")]
     Memory(#[from] MemoryError),
@@ -88,10 +95,15 @@ impl Machine {
         system.write(0, &contents)?;
         vm.add_slot(Gpa::new(0), Arc::clone(&system))?;
         vm.add_slot(Gpa::new(DATA_BASE), Arc::clone(&data))?;
+        let linux_apf = match spec.faults {
+            Faults::Synchronous => LinuxApf::Off,
+            Faults::Asynchronous => LinuxApf::On,
+        };
+        let watch = Arc::new(Watch::new(spec.vcpus, linux_apf)?);
         let vcpus = (0..u32::from(spec.vcpus))
             .map(VcpuId::new)
             .map(|id| {
-                let vcpu = Vcpu::new(&vm, id, Arc::clone(pages), signals)?;
+                let vcpu = Vcpu::new(&vm, id, Arc::clone(pages), Arc::clone(&watch), signals)?;
                 let start = layout.start(id).expect("laid out for as many vCPUs");
                 vcpu.start(&start)?;
                 Ok(vcpu)
@@ -101,6 +113,7 @@ impl Machine {
             _vm: vm,
             layout,
             workload: Arc::clone(&spec.workload),
+            watch,
             system,
             data,
         };
@@ -110,6 +123,11 @@ impl Machine {
     /// What the tasks touch.
     pub fn workload(&self) -> &Workload {
         &self.workload
+    }
+
+    /// What its vCPUs share.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// The memory of the data region.
@@ -157,6 +175,23 @@ impl Machine {
         let mut bytes = [0; VcpuView::LEN];
         self.system.read(area.get(), &mut bytes)?;
         Ok(VcpuView::parse(&bytes))
+    }
+
+    /// Tokens of async page faults that the guest keeps: of tasks that wait for a page, and of pages
+    /// that were ready before anybody waited. A guest that has finished keeps none.
+    ///
+    /// # Errors
+    /// When the guest's own memory cannot be read.
+    pub fn tokens(&self) -> Result<u64, MemoryError> {
+        let vcpus = 0..self.layout.counters().len() as u32;
+        let tokens = vcpus.map(|vcpu| {
+            let view = self.view(VcpuId::new(vcpu))?;
+            // The guest may have broken it; a map beyond its memory is an error below.
+            let mut map = vec![0; view.waiters_len.min(self.system.len())];
+            self.system.read(view.waiters.get(), &mut map)?;
+            Ok(view::tokens(&map) as u64)
+        });
+        tokens.sum()
     }
 
     fn read_record(&self, record: Gpa) -> Result<TaskProgress, MemoryError> {

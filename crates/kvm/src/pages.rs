@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use surefault_core::residency::PageState;
 use surefault_core::{
     Cause, CauseId, CauseKind, Failure, Hva, PageCount, PageId, PageIndex, PageSize, RegionId,
 };
@@ -19,8 +20,9 @@ pub trait PageSource: Send + Sync {
     /// The page that `hva` lies in; `None` for memory that it does not provide.
     fn page_of(&self, hva: Hva) -> Option<PageId>;
 
-    /// What a vCPU is to do that could not have `page` just now.
-    fn verdict(&self, page: PageId) -> PageVerdict;
+    /// What is to be said of `page` to a vCPU that could not have it just now. This is a demand for
+    /// the page: a failure whose time has passed is not taken for one.
+    fn demand(&self, page: PageId) -> PageState;
 
     /// The text of a cause.
     fn cause_text(&self, cause: Cause) -> String;
@@ -82,8 +84,12 @@ impl PageSource for Paged {
         self.pager.page_of(hva)
     }
 
-    fn verdict(&self, page: PageId) -> PageVerdict {
-        self.pager.verdict(page)
+    fn demand(&self, page: PageId) -> PageState {
+        match self.pager.verdict(page) {
+            PageVerdict::Failed(failure) => PageState::Failed(failure),
+            // There or on its way: no difference to whoever was refused it.
+            PageVerdict::Retry => PageState::Pending,
+        }
     }
 
     fn cause_text(&self, cause: Cause) -> String {
@@ -114,8 +120,8 @@ impl PageSource for LinuxAlone {
             .then(|| PageId::new(RegionId::new(0), PageIndex::new(index)))
     }
 
-    fn verdict(&self, _: PageId) -> PageVerdict {
-        PageVerdict::Failed(Failure {
+    fn demand(&self, _: PageId) -> PageState {
+        PageState::Failed(Failure {
             cause: Cause {
                 kind: CauseKind::BadAddress,
                 id: CauseId::default(),

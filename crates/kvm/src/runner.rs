@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use surefault_core::residency::ResidencyConfig;
-use surefault_core::run::{ApfMode, Outcome, Reported, RunResult, RunSpec, RunStats};
+use surefault_core::run::{ApfMode, Counters, Outcome, Reported, RunResult, RunSpec, RunStats};
 use surefault_core::workload::Workload;
 use surefault_core::{FaultReport, PageId, PageIndex, PageSize};
 use surefault_guest::abi::{PORT_DONE, PORT_TRAP};
@@ -90,7 +90,8 @@ pub fn run_workload(
         yield_every: NonZeroU32::MIN,
         faults: match spec.apf {
             ApfMode::Off => Faults::Synchronous,
-            mode @ (ApfMode::Kernel | ApfMode::User) => return Err(RunError::ApfMode { mode }),
+            ApfMode::Kernel => Faults::Asynchronous,
+            mode @ ApfMode::User => return Err(RunError::ApfMode { mode }),
         },
     };
     let (machine, vcpus) = Machine::new(&machine_spec, data, &pages, signals)?;
@@ -102,7 +103,13 @@ pub fn run_workload(
         timeout: spec.timeout,
         patience: spec.deadline + STOP_PATIENCE,
     };
-    drive(&machine, vcpus, &*pages, &*source, &heal, limits, observer)
+    let result = drive(&machine, vcpus, &*pages, &*source, &heal, limits, observer);
+    // In this order: the end of a VM waits for the kernel's workers, which may be waiting for pages
+    // (`kvm_clear_async_pf_completion_queue`), and the end of a pager leaves nobody waiting.
+    drop(pages);
+    drop(paged);
+    drop(machine);
+    result
 }
 
 fn pager_config(spec: &RunSpec) -> PagerConfig {
@@ -179,6 +186,7 @@ pub fn drive(
                     AfterReport::Stop => break (Outcome::Reported, Some(reported)),
                     AfterReport::Heal => {
                         heal(page);
+                        machine.watch().healed(page);
                         healed += 1;
                         crew.resume(vcpu);
                     }
@@ -199,7 +207,11 @@ pub fn drive(
             wrong_sums: checked.wrong,
             unchecked_sums: checked.unchecked,
             healed,
+            tokens_left: machine.tokens()?,
             progress: machine.counted()?,
+            returns: machine.watch().returns(),
+            kvm: Counters::new(),
+            pager: Counters::new(),
             elapsed,
         },
     })

@@ -1,10 +1,10 @@
 //! A vCPU whose every fault ends: the guest goes on, or the run ends with a report.
 //!
 //! ```text
-//!            ┌──────────────── retry: the page is there now ───────────────┐
-//!            ▼                                                             │
-//!  run ─► KVM_RUN ─┬─ SIGBUS, EINTR ─ page from the signal's address ──┐   │
-//!                  ├─ EFAULT ──────── pages of the instruction at RIP ─┼─► verdict ─► failed: report
+//!            ┌──────────── again: the page is there now, or to be sure ─────┐
+//!            ▼                                                              │
+//!  run ─► KVM_RUN ─┬─ SIGBUS, EINTR ─ page from the signal's address ──┐    │
+//!                  ├─ EFAULT ──────── pages of the instruction at RIP ─┼─► watch ─► report
 //!                  ├─ MMIO in a slot ─ page from the exit's gpa ───────┘
 //!                  ├─ EINTR ───────── kicked?
 //!                  └─ out ─────────── the guest has something to say
@@ -18,9 +18,10 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use surefault_core::{Access, Failure, FaultReport, Gfn, Gpa, Gva, Hva, PageId, PageSize, VcpuId};
+use surefault_core::faults::{Fault, Seen};
+use surefault_core::residency::PageState;
+use surefault_core::{Access, FaultReport, Gfn, Gpa, Gva, Hva, PageId, PageSize, VcpuId};
 use surefault_guest::VcpuStart;
-use surefault_pager::PageVerdict;
 
 use crate::boot;
 use crate::cpu::Cpu;
@@ -29,6 +30,7 @@ use crate::mmio::Unfinished;
 use crate::pages::PageSource;
 use crate::signals::{Kicker, Run, Signals};
 use crate::vm::{Slot, Vm};
+use crate::watch::{Judgement, Watch};
 
 mod error;
 
@@ -49,6 +51,7 @@ pub struct Vcpu {
     fd: VcpuFd,
     slots: Vec<Slot>,
     pages: Arc<dyn PageSource>,
+    watch: Arc<Watch>,
     kicker: Arc<Kicker>,
     unfinished: Option<Unfinished>,
 }
@@ -78,16 +81,17 @@ enum Stop {
     Memory(Gpa),
 }
 
-/// A page that could not be had: where it is in the guest, and why, if that is settled.
+/// A page that could not be had: where it is in the guest, and what is known of it.
 struct Missing {
     slot: Slot,
     gpa: Gpa,
     page: PageId,
-    verdict: PageVerdict,
+    state: PageState,
 }
 
 impl Vcpu {
-    /// A new vCPU of `vm`, which sees the memory slots that there are now.
+    /// A new vCPU of `vm`, which sees the memory slots that there are now. All vCPUs of a VM are
+    /// given the same `watch`.
     ///
     /// # Errors
     /// When KVM refuses.
@@ -95,6 +99,7 @@ impl Vcpu {
         vm: &Vm,
         id: VcpuId,
         pages: Arc<dyn PageSource>,
+        watch: Arc<Watch>,
         signals: Signals,
     ) -> Result<Vcpu, VcpuError> {
         Ok(Vcpu {
@@ -102,6 +107,7 @@ impl Vcpu {
             fd: vm.create_vcpu(id)?,
             slots: vm.slots().to_vec(),
             pages,
+            watch,
             kicker: Arc::new(Kicker::new(signals)),
             unfinished: None,
         })
@@ -133,6 +139,7 @@ impl Vcpu {
         let kicker = Arc::clone(&self.kicker);
         let immediate_exit = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit);
         let armed = Run::new(&kicker, immediate_exit);
+        self.watch.running(self.id);
         let mut retries = Retries::default();
         loop {
             // In this order: a kick that sets it after this is seen by KVM_RUN, and one that set it
@@ -141,37 +148,46 @@ impl Vcpu {
             if kicker.take() {
                 return Ok(Exit::Kicked);
             }
-            let missing = match self.finish_access()? {
-                Some(missing) => missing,
-                None => match self.enter()? {
-                    Stop::Out(port) => return Ok(Exit::Out(port)),
-                    Stop::Interrupted => match armed.take_failed() {
-                        Some(hva) => self.missing_at_hva(hva)?,
-                        None => continue,
-                    },
-                    Stop::BadAddress => self.missing_at_rip()?,
-                    Stop::Memory(gpa) => self.missing_at_gpa(gpa)?,
-                    Stop::Mmio(unfinished) => {
-                        let missing = self.missing_at_gpa(unfinished.gpa())?;
-                        self.unfinished = Some(unfinished);
-                        missing
+            let (seen, missing) = match self.finish_access()? {
+                Some(missing) => (Seen::MmioInSlot, missing),
+                None => {
+                    let stop = self.enter()?;
+                    let failed = armed.take_failed();
+                    if failed.is_some() || !matches!(stop, Stop::Interrupted) {
+                        self.watch.count_return();
                     }
-                },
+                    match stop {
+                        Stop::Out(port) => return Ok(Exit::Out(port)),
+                        Stop::Interrupted => match failed {
+                            Some(hva) => (Seen::Sigbus, self.missing_at_hva(hva)?),
+                            None => continue,
+                        },
+                        Stop::BadAddress => (Seen::Efault, self.missing_at_rip()?),
+                        Stop::Memory(gpa) => (Seen::Efault, self.missing_at_gpa(gpa)?),
+                        Stop::Mmio(unfinished) => {
+                            let missing = self.missing_at_gpa(unfinished.gpa())?;
+                            self.unfinished = Some(unfinished);
+                            (Seen::MmioInSlot, missing)
+                        }
+                    }
+                }
             };
-            let cpu = self.cpu()?;
-            match missing.verdict {
-                PageVerdict::Failed(failure) => {
+            let (fault, access) = self.fault(&missing)?;
+            match self.watch.observed(self.id, fault, seen, missing.state) {
+                Judgement::Report(fault, failure) => {
+                    // KVM's frames are 4 KiB, whatever the host's pages are.
+                    let report = fault.report(self.id, access, failure, PageSize::KIB_4);
                     return Ok(Exit::Failed {
-                        report: self.report(&cpu, &missing, failure),
-                        page: missing.page,
+                        report: report.expect("the frame of an address has an address"),
+                        page: fault.page,
                     });
                 }
-                PageVerdict::Retry if retries.again_at(cpu.rip(), missing.gpa) => {}
-                PageVerdict::Retry => {
+                Judgement::Again if retries.again_at(fault.rip, missing.gpa) => {}
+                Judgement::Again => {
                     return Err(VcpuError::NoProgress {
                         vcpu: self.id,
                         gpa: missing.gpa,
-                        rip: cpu.rip(),
+                        rip: fault.rip,
                     });
                 }
             }
@@ -255,9 +271,12 @@ impl Vcpu {
         footprint
             .pages()
             .filter_map(|gpa| self.slots.iter().find_map(|slot| self.missing(slot, gpa)))
-            .min_by_key(|missing| match missing.verdict {
-                PageVerdict::Failed(_) => 0,
-                PageVerdict::Retry => 1,
+            .min_by_key(|missing| match missing.state {
+                PageState::Failed(_) => 0,
+                PageState::Absent
+                | PageState::Pending
+                | PageState::Present
+                | PageState::Removed => 1,
             })
             .ok_or(VcpuError::BadAddress {
                 vcpu: self.id,
@@ -273,22 +292,20 @@ impl Vcpu {
             slot: slot.clone(),
             gpa: gpa.page_base(self.pages.page_size()),
             page,
-            verdict: self.pages.verdict(page),
+            state: self.pages.demand(page),
         })
     }
 
-    fn report(&self, cpu: &Cpu, missing: &Missing, failure: Failure) -> FaultReport {
-        let (rip, access) = self.instruction(cpu, missing);
-        FaultReport {
-            vcpu: self.id,
+    /// The fault of the instruction that the vCPU stands at, and what that wants with the page.
+    fn fault(&self, missing: &Missing) -> Result<(Fault, Access), VcpuError> {
+        let (rip, access) = self.instruction(&self.cpu()?, missing);
+        let fault = Fault {
+            page: missing.page,
             memslot: missing.slot.id(),
-            // KVM's frames are 4 KiB, whatever the host's pages are.
             gfn: Gfn::of(missing.gpa, PageSize::KIB_4),
-            gpa: missing.gpa,
             rip,
-            access,
-            failure,
-        }
+        };
+        Ok((fault, access))
     }
 
     /// The instruction that wants the missing page, and what it wants with it.

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_HLT, kvm_enable_cap,
-    kvm_userspace_memory_region,
+    KVM_CAP_ASYNC_PF, KVM_CAP_ASYNC_PF_INT, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
+    KVM_X86_DISABLE_EXITS_HLT, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use surefault_core::{Gpa, Hva, SlotId, VcpuId};
@@ -56,6 +56,11 @@ pub enum VmError {
     /// KVM is there, but not for this process.
     #[error("/dev/kvm may not be opened by this user: add it to the group that owns the device")]
     Forbidden,
+    /// This KVM has no async page faults that a guest can take.
+    #[error(
+        "this KVM cannot tell a guest of asynchronous page faults (it needs Linux 5.8 or later)"
+    )]
+    NoAsyncFaults,
     /// KVM refused something.
     #[error("{doing}")]
     Refused {
@@ -85,6 +90,12 @@ impl Vm {
         let fd = kvm.create_vm().map_err(refused("creating a VM"))?;
         fd.set_tss_address(TSS_ADDRESS)
             .map_err(refused("placing KVM's own task state segment"))?;
+        let tells = |cap: u32| fd.check_extension_raw(cap.into()) > 0;
+        if faults == Faults::Asynchronous
+            && !(tells(KVM_CAP_ASYNC_PF) && tells(KVM_CAP_ASYNC_PF_INT))
+        {
+            return Err(VmError::NoAsyncFaults);
+        }
         let halts_in_guest = faults == Faults::Synchronous && disable_halt_exits(&fd)?;
         fd.create_irq_chip()
             .map_err(refused("creating the interrupt controllers"))?;

@@ -255,6 +255,11 @@ impl Guest {
         self.tasks.iter().filter(finished).count() as u16
     }
 
+    /// Tokens that tasks wait for.
+    pub(crate) fn tokens_left(&self) -> u64 {
+        self.cpus.iter().map(|cpu| cpu.waiters.len() as u64).sum()
+    }
+
     /// What the counting tasks have reached.
     pub(crate) fn progress(&self, now: Duration) -> u64 {
         let running: Duration = self

@@ -252,8 +252,10 @@ impl<P: Policy> Sim<P> {
                     wrong_sums: 0,
                     unchecked_sums: 0,
                     healed: self.counts.reports - u64::from(outcome == Outcome::Reported),
+                    tokens_left: self.guest.tokens_left(),
                     progress: self.guest.progress(now),
                     elapsed: now,
+                    ..RunStats::default()
                 },
             },
             counts: self.counts,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use surefault_core::plan::{FailureMode, FaultPlan, Latency, PageSet, Probability, Rule};
 use surefault_core::policy::PolicyKind;
-use surefault_core::run::{ApfMode, Outcome, RunSpec};
+use surefault_core::run::{ApfMode, Outcome, PagerMode, RunSpec};
 use surefault_core::workload::{FirstTouch, Touch, Workload};
 use surefault_core::{PageCount, PageIndex};
 
@@ -40,6 +40,7 @@ fn lists(lists: &[&[u32]], failing: &[u32]) -> SimSpec {
             deadline: Duration::from_secs(5),
             attempts: 3,
             timeout: 200 * MS,
+            pager: PagerMode::Surefault,
             apf: ApfMode::User,
         })
     }

@@ -41,6 +41,7 @@ fn reported() -> RunResult {
             healed: 0,
             progress: 1234,
             elapsed: Duration::from_micros(1500),
+            ..RunStats::default()
         },
     }
 }

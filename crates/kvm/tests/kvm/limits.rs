@@ -1,9 +1,9 @@
 //! A run ends in time, whatever the guest does.
 
 use core::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use surefault_core::run::{Outcome, RunSpec};
+use surefault_core::run::{ApfMode, Outcome, RunSpec};
 use surefault_core::workload::{FirstTouch, Touch, Workload};
 use surefault_core::{PageCount, PageIndex};
 use surefault_kvm::runner::{Observer, Progress, run_workload};
@@ -39,11 +39,18 @@ fn endless() {
 }
 
 fn stalled() {
-    let mut spec = failing(spec(8, 1, 1), "2:stall");
-    spec.timeout = Duration::from_millis(300);
-    let result = go(&spec, &mut ());
-    assert_eq!(result.outcome, Outcome::TimedOut);
-    assert_sums(&result);
+    for apf in [ApfMode::Off, ApfMode::Kernel] {
+        let mut spec = failing(spec(8, 2, 1), "2,5:stall");
+        spec.apf = apf;
+        spec.timeout = Duration::from_millis(300);
+        let started = Instant::now();
+        let result = go(&spec, &mut ());
+        assert_eq!(result.outcome, Outcome::TimedOut);
+        assert_sums(&result);
+        // The end of the VM waits for no page either: not even for the kernel's workers that do.
+        let elapsed = started.elapsed();
+        assert!(elapsed < spec.deadline / 2, "{elapsed:?}");
+    }
 }
 
 struct Impatient;

@@ -4,6 +4,7 @@
 mod accesses;
 mod broken;
 mod healthy;
+mod kernel_apf;
 mod limits;
 mod no_poison;
 mod reports;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         limits::CASES,
         no_poison::CASES,
         ring0::CASES,
+        kernel_apf::CASES,
     ]
     .concat()
     .into_iter()

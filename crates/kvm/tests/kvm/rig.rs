@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use surefault_core::plan::{FaultPlan, Latency};
-use surefault_core::run::{ApfMode, Outcome, Reported, RunResult, RunSpec};
+use surefault_core::run::{ApfMode, Outcome, PagerMode, Reported, RunResult, RunSpec};
 use surefault_core::workload::{FirstTouch, Touch, Workload};
 use surefault_core::{PageCount, PageIndex, PageSize};
 use surefault_kvm::runner::{AfterReport, Observer, RunError, run, run_workload};
@@ -25,6 +25,7 @@ pub(crate) fn spec(pages: u64, tasks: u16, vcpus: u16) -> RunSpec {
         deadline: Duration::from_secs(30),
         attempts: 3,
         timeout: Duration::from_secs(120),
+        pager: PagerMode::Surefault,
         apf: ApfMode::Off,
     }
 }

@@ -5,6 +5,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use surefault_core::faults::LinuxApf;
 use surefault_core::plan::{FaultPlan, Latency};
 use surefault_core::workload::Workload;
 use surefault_core::{Access, Gpa, Gva, PageCount, PageId, PageIndex, PageSize, RegionId, VcpuId};
@@ -15,6 +16,7 @@ use surefault_kvm::pages::Paged;
 use surefault_kvm::signals;
 use surefault_kvm::vcpu::{Exit, Vcpu};
 use surefault_kvm::vm::{Faults, Vm};
+use surefault_kvm::watch::Watch;
 use surefault_pager::PagerConfig;
 use surefault_store::{PatternStore, PlannedStore};
 
@@ -69,7 +71,9 @@ impl Rig {
         vm.add_slot(Gpa::new(0), system).unwrap();
         vm.add_slot(Gpa::new(DATA_BASE), data).unwrap();
         let id = VcpuId::new(0);
-        let vcpu = Vcpu::new(&vm, id, paged.clone(), signals::install().unwrap()).unwrap();
+        let watch = Arc::new(Watch::new(1, LinuxApf::Off).unwrap());
+        let signals = signals::install().unwrap();
+        let vcpu = Vcpu::new(&vm, id, paged.clone(), watch, signals).unwrap();
         let mut start = layout.start(id).unwrap();
         start.rip = Gva::new(CODE);
         vcpu.start(&start).unwrap();

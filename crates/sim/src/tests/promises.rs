@@ -37,6 +37,7 @@ fn crowd(tasks: u16, vcpus: u16, pages: u64, seed: u64) -> SimSpec {
             deadline: 50 * MS,
             attempts: 3,
             timeout: Duration::from_secs(60),
+            pager: PagerMode::Surefault,
             apf: ApfMode::User,
         })
     }
