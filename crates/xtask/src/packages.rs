@@ -1,0 +1,254 @@
+//! The stock kernels, and busybox: fetched from Debian, unpacked and kept outside the tree.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::apt::Apt;
+use crate::command::{output, require};
+use crate::missing::Missing;
+
+/// A kernel of the matrix: its name here, and the suite whose newest cloud kernel it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    pub(crate) name: &'static str,
+    pub(crate) suite: &'static str,
+}
+
+/// The kernels there are, oldest first. A newer one is a line here.
+pub(crate) const KERNELS: [Kernel; 3] = [
+    Kernel {
+        name: "6.1",
+        suite: "bookworm",
+    },
+    Kernel {
+        name: "6.12",
+        suite: "bookworm-backports",
+    },
+    Kernel {
+        name: "7.3",
+        suite: "trixie-backports",
+    },
+];
+
+/// The small kernel: fewer drivers, but all of KVM, and booting in a few seconds under emulation.
+const META: &str = "linux-image-cloud-amd64";
+/// In the order in which they must be loaded.
+const MODULES: [&str; 3] = ["irqbypass", "kvm", "kvm-amd"];
+
+/// A kernel on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct KernelFiles {
+    /// The version of its package.
+    pub(crate) package_version: String,
+    pub(crate) vmlinuz: PathBuf,
+    /// Uncompressed, in loading order.
+    pub(crate) modules: Vec<PathBuf>,
+}
+
+/// Everything that comes from packages.
+pub(crate) struct Packages {
+    pub(crate) busybox: PathBuf,
+    pub(crate) kernels: Vec<(Kernel, KernelFiles)>,
+}
+
+impl Packages {
+    /// Gets the kernels asked for, from the cache where it has the newest.
+    ///
+    /// # Errors
+    /// [`Missing`], where packages cannot be had on this machine.
+    pub(crate) fn get(cache: &Path, kernels: &[Kernel], refresh: bool) -> Result<Self> {
+        fs::create_dir_all(cache)
+            .with_context(|| format!("creating the cache {}", cache.display()))?;
+        // Two runs at once must not unpack into the same place. The lock ends with the file.
+        let lock = File::create(cache.join("lock")).context("opening the lock of the cache")?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
+            .context("locking the cache")?;
+        require("tar", "apt-get install tar")?;
+        let suites: Vec<_> = KERNELS.iter().map(|kernel| kernel.suite).collect();
+        let apt = Apt::new(cache.join("apt"), &suites, refresh)?;
+        let busybox = get_busybox(&apt, cache)?;
+        let kernels = kernels
+            .iter()
+            .map(|&kernel| {
+                let files = get_kernel(&apt, cache, kernel)
+                    .with_context(|| format!("getting Linux {}", kernel.name))?;
+                Ok((kernel, files))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { busybox, kernels })
+    }
+}
+
+fn get_busybox(apt: &Apt, cache: &Path) -> Result<PathBuf> {
+    let version = apt.version("busybox-static", KERNELS[0].suite)?;
+    let dir = unpacked(cache, "busybox-static", &version, |dir| {
+        fetch(apt, "busybox-static", &version, dir, &["*/bin/busybox"])
+    })?;
+    find(&dir, |name| name == "busybox")?.context("busybox-static has no busybox")
+}
+
+fn get_kernel(apt: &Apt, cache: &Path, kernel: Kernel) -> Result<KernelFiles> {
+    let meta = apt.version(META, kernel.suite)?;
+    let dir = unpacked(cache, META, &meta, |dir| {
+        let mut wanted = vec!["*/vmlinuz*".to_owned()];
+        wanted.extend(MODULES.iter().map(|module| format!("*/{module}.ko*")));
+        let wanted: Vec<_> = wanted.iter().map(String::as_str).collect();
+        for (package, version) in image_packages(apt, META, &meta)? {
+            fetch(apt, &package, &version, dir, &wanted)?;
+        }
+        for module in MODULES {
+            decompress(dir, module)?;
+        }
+        Ok(())
+    })?;
+    let vmlinuz = find(&dir, |name| name.starts_with("vmlinuz"))?
+        .with_context(|| format!("no kernel image in {META} {meta}"))?;
+    let modules = MODULES
+        .iter()
+        .map(|module| {
+            find(&dir, |name| name == format!("{module}.ko"))?
+                .with_context(|| format!("no module {module} in {META} {meta}"))
+        })
+        .collect::<Result<_>>()?;
+    Ok(KernelFiles {
+        package_version: meta,
+        vmlinuz,
+        modules,
+    })
+}
+
+/// The packages with the files of a kernel: what the meta package leads to by exact versions. One
+/// package before Linux 7; from then on image, modules and the rest stand apart.
+fn image_packages(apt: &Apt, package: &str, version: &str) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let mut queue = vec![(package.to_owned(), version.to_owned())];
+    while let Some((package, version)) = queue.pop() {
+        for dependency in apt.depends(&package, &version)? {
+            let Some(version) = dependency.version else {
+                continue;
+            };
+            let next = (dependency.package, version);
+            let has_files = ["linux-image-", "linux-binary-", "linux-modules-"]
+                .iter()
+                .any(|prefix| next.0.starts_with(prefix));
+            if has_files && !found.contains(&next) {
+                found.push(next.clone());
+                queue.push(next);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A directory for one version of a package, filled once: a half-filled one is never used.
+fn unpacked(
+    cache: &Path,
+    package: &str,
+    version: &str,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let dir = cache.join(package).join(version);
+    if dir.exists() {
+        return Ok(dir);
+    }
+    eprintln!("matrix: getting {package} {version}");
+    let partial = cache.join(package).join(format!(".{version}.partial"));
+    if partial.exists() {
+        fs::remove_dir_all(&partial)?;
+    }
+    fs::create_dir_all(&partial)?;
+    fill(&partial)?;
+    fs::rename(&partial, &dir).with_context(|| format!("keeping {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Downloads a package and unpacks the files that match.
+fn fetch(apt: &Apt, package: &str, version: &str, into: &Path, wanted: &[&str]) -> Result<()> {
+    let deb = apt.download(package, version, into)?;
+    let mut tarball = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(&deb)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting dpkg-deb")?;
+    let stdout = tarball.stdout.take().context("dpkg-deb has no stdout")?;
+    // tar says 2 when a pattern matched nothing, which is usual: not every package has every file.
+    let status = Command::new("tar")
+        .args(["-x", "--wildcards", "-C"])
+        .arg(into)
+        .args(wanted)
+        .stdin(stdout)
+        .stderr(Stdio::null())
+        .status()
+        .context("starting tar")?;
+    let unpacked = tarball.wait().context("waiting for dpkg-deb")?;
+    if !unpacked.success() || !matches!(status.code(), Some(0 | 2)) {
+        bail!(
+            "unpacking {}: dpkg-deb {unpacked}, tar {status}",
+            deb.display()
+        );
+    }
+    fs::remove_file(&deb).with_context(|| format!("removing {}", deb.display()))
+}
+
+/// Modules are packed with xz or zstd since 6.12; busybox's insmod takes them plain.
+fn decompress(dir: &Path, module: &str) -> Result<()> {
+    let Some(path) = find(dir, |name| name.starts_with(&format!("{module}.ko.")))? else {
+        return Ok(());
+    };
+    let program = match path.extension().and_then(|e| e.to_str()) {
+        Some("xz") => "xz",
+        Some("zst") => "zstd",
+        Some("gz") => "gzip",
+        _ => bail!("{} is packed in an unknown way", path.display()),
+    };
+    require(program, &format!("apt-get install {program}"))?;
+    let plain = output(Command::new(program).arg("-dc").arg(&path))?;
+    fs::write(path.with_extension(""), plain)
+        .with_context(|| format!("writing {} unpacked", path.display()))
+}
+
+/// The first file below `dir` whose name pleases.
+fn find(dir: &Path, pleases: impl Fn(&str) -> bool + Copy) -> Result<Option<PathBuf>> {
+    let mut entries: Vec<_> = fs::read_dir(dir)
+        .with_context(|| format!("reading {}", dir.display()))?
+        .collect::<Result<_, _>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            if let Some(found) = find(&entry.path(), pleases)? {
+                return Ok(Some(found));
+            }
+        } else if kind.is_file() && entry.file_name().to_str().is_some_and(pleases) {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
+}
+
+/// Where downloads are kept: the user's cache directory, never the tree.
+///
+/// # Errors
+/// [`Missing`], when neither `XDG_CACHE_HOME` nor `HOME` is set.
+pub(crate) fn cache_directory() -> Result<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("surefault/matrix"))
+        .ok_or_else(|| {
+            Missing::new(
+                "there is no cache directory: neither XDG_CACHE_HOME nor HOME is set",
+                "set XDG_CACHE_HOME to a directory with 300 MB of room",
+            )
+            .into()
+        })
+}
