@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Write as _};
 
 use surefault_core::run::{Outcome, PagerMode, RunResult, RunSpec};
 use surefault_core::{PageCount, PageSize};
+use surefault_kvm::linux_alone::MapError;
 use surefault_kvm::machine::MachineError;
 use surefault_kvm::runner::{self, RunError};
 use surefault_kvm::signals;
@@ -82,6 +83,7 @@ fn failure(error: RunError) -> Failure {
             Exit::Usage,
             Some("ask for fewer --pages, --tasks or --vcpus"),
         ),
+        RunError::Map(MapError::Unplayable { .. }) => (Exit::Usage, None),
         RunError::TooManyPages { .. } | RunError::ApfMode { .. } => (Exit::Usage, None),
         _ => (Exit::Unexpected, None),
     };

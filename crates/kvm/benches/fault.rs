@@ -15,9 +15,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use surefault_core::run::Outcome;
 use surefault_core::workload::Workload;
 use surefault_core::{PageCount, PageSize};
+use surefault_kvm::linux_alone::LinuxAlone;
 use surefault_kvm::machine::{Machine, MachineSpec};
 use surefault_kvm::memory::Mapping;
-use surefault_kvm::pages::{LinuxAlone, PageSource, Paged};
+use surefault_kvm::pages::{PageSource, Paged};
 use surefault_kvm::runner::{Limits, drive};
 use surefault_kvm::signals;
 use surefault_kvm::vm::Faults;
@@ -105,11 +106,7 @@ fn bare(source: &Arc<InMemory>) -> f64 {
     let range = PageRange::new(Address::new(data.hva().get()), LEN, PAGE).expect("whole pages");
     // SAFETY: a private mapping that nobody has references into.
     unsafe { uffd.register(range, RegisterMode::MISSING) }.expect("registered");
-    let pages: Arc<dyn PageSource> = Arc::new(LinuxAlone {
-        start: data.hva(),
-        pages: PageCount::new(PAGES),
-        page_size: PageSize::KIB_4,
-    });
+    let pages: Arc<dyn PageSource> = Arc::new(LinuxAlone::over(data.clone(), PageSize::KIB_4));
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| serve(&uffd, range.start(), source, &ended));
@@ -161,7 +158,7 @@ fn guest(data: Arc<Mapping>, pages: &Arc<dyn PageSource>, source: &InMemory) -> 
         timeout: Duration::from_secs(60),
         patience: Duration::from_secs(10),
     };
-    let nothing = |_| {};
+    let nothing = |_| Ok(());
     let result = drive(&machine, vcpus, &**pages, source, &nothing, limits, &mut ());
     let result = result.expect("a run");
     assert_eq!(result.outcome, Outcome::Finished);

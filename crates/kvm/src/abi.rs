@@ -14,3 +14,7 @@ pub const FEATURE_ASYNC_PF_INT: u32 = 1 << 14;
 /// All that tells a guest of async page faults.
 pub const FEATURES_ASYNC_PF: u32 =
     FEATURE_ASYNC_PF | FEATURE_ASYNC_PF_VMEXIT | FEATURE_ASYNC_PF_INT;
+
+/// A descriptor to read the counters of a VM or a vCPU from: `_IO(KVMIO, 0xce)`
+/// (`include/uapi/linux/kvm.h`, capability `KVM_CAP_BINARY_STATS_FD`).
+pub const KVM_GET_STATS_FD: u64 = 0xaece;

@@ -24,8 +24,9 @@
 //! | [`vcpu`] | one vCPU, whose every fault ends; `mmio`: accesses that an exit left half done |
 //! | [`decode`], `footprint`, `cpu` | from registers to the pages that an instruction touches |
 //! | [`signals`] | SIGBUS and the kick |
+//! | [`stats`] | what KVM counts |
 //! | [`vm`], [`boot`], [`abi`], [`memory`] | what KVM is told |
-//! | [`pages`] | who provides pages |
+//! | [`pages`], [`linux_alone`] | who provides pages |
 //!
 //! The application installs the signal handlers ([`signals::install`]) and passes the proof along.
 //!
@@ -42,12 +43,14 @@ mod cpu;
 mod crew;
 pub mod decode;
 mod footprint;
+pub mod linux_alone;
 pub mod machine;
 pub mod memory;
 mod mmio;
 pub mod pages;
 pub mod runner;
 pub mod signals;
+pub mod stats;
 pub mod vcpu;
 pub mod vm;
 pub mod watch;

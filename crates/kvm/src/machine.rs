@@ -1,10 +1,11 @@
 //! A VM that runs the built-in guest, put together.
 
 use core::num::NonZeroU32;
+use std::io;
 use std::sync::Arc;
 
 use surefault_core::faults::{ConfigError, LinuxApf};
-use surefault_core::run::TaskId;
+use surefault_core::run::{Counters, TaskId};
 use surefault_core::workload::Workload;
 use surefault_core::{Gpa, PageSize, VcpuId};
 use surefault_guest::abi::DATA_BASE;
@@ -15,6 +16,7 @@ use thiserror::Error;
 use crate::memory::{Mapping, MemoryError};
 use crate::pages::PageSource;
 use crate::signals::Signals;
+use crate::stats::Stats;
 use crate::vcpu::{Vcpu, VcpuError};
 use crate::vm::{Faults, Vm, VmError};
 use crate::watch::Watch;
@@ -36,6 +38,7 @@ pub struct MachineSpec {
 /// A VM with its memory, ready to run. Its vCPUs are apart ([`Machine::new`]), since each is run
 /// by a thread of its own.
 pub struct Machine {
+    stats: Vec<Stats>,
     // Keeps the VM alive for as long as its memory is looked at.
     _vm: Vm,
     layout: Layout,
@@ -61,6 +64,9 @@ pub enum MachineError {
     /// There are too many vCPUs.
     #[error("the machine of faults")]
     Watch(#[from] ConfigError),
+    /// KVM counts, but does not show it.
+    #[error("KVM's counters")]
+    Stats(#[source] io::Error),
     /// There is no memory to be had.
     #[error("the guest's own memory")]
     Memory(#[from] MemoryError),
@@ -109,7 +115,13 @@ impl Machine {
                 Ok(vcpu)
             })
             .collect::<Result<Vec<_>, VcpuError>>()?;
+        let own = Stats::of(vm.fd()).transpose();
+        let of_vcpus = vcpus
+            .iter()
+            .filter_map(|vcpu| Stats::of(vcpu.fd()).transpose());
+        let stats = own.into_iter().chain(of_vcpus).collect::<io::Result<_>>();
         let machine = Machine {
+            stats: stats.map_err(MachineError::Stats)?,
             _vm: vm,
             layout,
             workload: Arc::clone(&spec.workload),
@@ -123,6 +135,18 @@ impl Machine {
     /// What the tasks touch.
     pub fn workload(&self) -> &Workload {
         &self.workload
+    }
+
+    /// What KVM has counted so far, over the VM and its vCPUs; nothing where KVM shows nothing.
+    ///
+    /// # Errors
+    /// When KVM does not give the values.
+    pub fn kvm_counters(&self) -> Result<Counters, MachineError> {
+        let mut sums = Counters::new();
+        for stats in &self.stats {
+            stats.add_to(&mut sums).map_err(MachineError::Stats)?;
+        }
+        Ok(sums)
     }
 
     /// What its vCPUs share.

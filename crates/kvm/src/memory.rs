@@ -11,12 +11,13 @@
 use core::ffi::c_void;
 use core::ptr::NonNull;
 use std::io;
+use std::os::fd::BorrowedFd;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use surefault_core::Hva;
 use thiserror::Error;
 
-/// Private anonymous memory, mapped for as long as this lives.
+/// Private memory, mapped for as long as this lives.
 #[derive(Debug)]
 pub struct Mapping {
     base: NonNull<c_void>,
@@ -79,6 +80,42 @@ impl Mapping {
     /// When the host refuses.
     pub fn present(len: usize) -> Result<Mapping, MemoryError> {
         Mapping::new(len, MapFlags::PRIVATE | MapFlags::POPULATE)
+    }
+
+    /// Maps the first `len` bytes of `file`, privately: what is written stays in this memory.
+    /// Touching a page beyond the file's end fails.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn of_file(file: BorrowedFd<'_>, len: usize) -> Result<Mapping, MemoryError> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: without MAP_FIXED, a new mapping takes the place of nothing.
+        let base = unsafe { mmap(core::ptr::null_mut(), len, prot, MapFlags::PRIVATE, file, 0) }
+            .map_err(|source| MemoryError::Map { len, source })?;
+        let base = NonNull::new(base).expect("mmap never maps address 0 without MAP_FIXED");
+        Ok(Mapping { base, len })
+    }
+
+    /// Maps `len` bytes of `file` from `file_offset` on in the place of those at `offset`, whose
+    /// contents are thrown away. Not for memory that a pager serves.
+    ///
+    /// # Errors
+    /// When the host refuses, or the range is not in the mapping.
+    pub(crate) fn replace(
+        &self,
+        offset: u64,
+        len: usize,
+        file: BorrowedFd<'_>,
+        file_offset: u64,
+    ) -> Result<(), MemoryError> {
+        let at = self.at(offset, len)?;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+        // SAFETY: what is replaced lies in this mapping, to which no Rust reference points; a VM
+        // that has it in a slot is told by the kernel.
+        unsafe { mmap(at, len, prot, flags, file, file_offset) }
+            .map_err(|source| MemoryError::Map { len, source })?;
+        Ok(())
     }
 
     fn new(len: usize, flags: MapFlags) -> Result<Mapping, MemoryError> {
@@ -152,7 +189,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range was mapped by `new` and nobody has unmapped it; a VM that had it in a
+        // SAFETY: the range was mapped when this was made and nobody has unmapped it; a VM that had it in a
         // slot keeps the mapping alive.
         let unmapped = unsafe { munmap(self.base.as_ptr(), self.len) };
         debug_assert!(unmapped.is_ok(), "unmapping what was mapped: {unmapped:?}");

@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use surefault_core::residency::PageState;
-use surefault_core::{
-    Cause, CauseId, CauseKind, Failure, Hva, PageCount, PageId, PageIndex, PageSize, RegionId,
-};
+use surefault_core::{Cause, Hva, PageCount, PageId, PageSize};
 use surefault_pager::{PageVerdict, Pager, PagerConfig, ServedRegion, StartError};
 use surefault_store::Store;
 
@@ -94,43 +92,5 @@ impl PageSource for Paged {
 
     fn cause_text(&self, cause: Cause) -> String {
         self.pager.cause_text(cause)
-    }
-}
-
-/// Pages from Linux alone, which gives no reasons: a page that cannot be had has failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LinuxAlone {
-    /// The first byte of the memory.
-    pub start: Hva,
-    /// Its pages.
-    pub pages: PageCount,
-    /// Their size.
-    pub page_size: PageSize,
-}
-
-impl PageSource for LinuxAlone {
-    fn page_size(&self) -> PageSize {
-        self.page_size
-    }
-
-    fn page_of(&self, hva: Hva) -> Option<PageId> {
-        let index = hva.checked_offset_from(self.start)? >> self.page_size.shift();
-        let index = u32::try_from(index).ok()?;
-        (u64::from(index) < self.pages.get())
-            .then(|| PageId::new(RegionId::new(0), PageIndex::new(index)))
-    }
-
-    fn demand(&self, _: PageId) -> PageState {
-        PageState::Failed(Failure {
-            cause: Cause {
-                kind: CauseKind::BadAddress,
-                id: CauseId::default(),
-            },
-            attempts: 1,
-        })
-    }
-
-    fn cause_text(&self, _: Cause) -> String {
-        "the host's kernel could not provide the page, and does not say why".to_owned()
     }
 }

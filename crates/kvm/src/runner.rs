@@ -4,28 +4,31 @@ use core::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use surefault_core::residency::ResidencyConfig;
 use surefault_core::run::{ApfMode, Counters, Outcome, Reported, RunResult, RunSpec, RunStats};
 use surefault_core::workload::Workload;
 use surefault_core::{FaultReport, PageId, PageIndex, PageSize};
 use surefault_guest::abi::{PORT_DONE, PORT_TRAP};
-use surefault_pager::PagerConfig;
-use surefault_store::{PlannedStore, Store};
+use surefault_store::Store;
 
 use crate::check::check;
 use crate::crew::Crew;
 use crate::machine::{Machine, MachineSpec};
-use crate::memory::{Mapping, MemoryError};
-use crate::pages::{PageSource, Paged};
+use crate::memory::MemoryError;
+use crate::pages::PageSource;
 use crate::signals::Signals;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Faults;
 
 mod error;
+mod loops;
 mod observer;
+mod provider;
 
 pub use error::RunError;
 pub use observer::{AfterReport, Observer, Progress};
+
+use loops::Loops;
+use provider::Provider;
 
 /// How often an observer is told how far the run is.
 const TICK: Duration = Duration::from_millis(100);
@@ -34,7 +37,7 @@ const TICK: Duration = Duration::from_millis(100);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the built-in guest on demand-paged memory that comes from `source`, failing as the plan of
-/// `spec` says.
+/// `spec` says: through a pager, or mapped by Linux alone ([`crate::linux_alone`]).
 ///
 /// When it stops with a report, the sums of all that the tasks have read until then are checked,
 /// too.
@@ -68,20 +71,8 @@ pub fn run_workload(
 ) -> Result<RunResult, RunError> {
     let page_size = PageSize::new(rustix::param::page_size() as u64)
         .expect("the host's page size is a power of two");
-    let pages = workload.pages();
-    let too_many = || RunError::TooManyPages { pages };
-    let len = (pages.bytes(page_size)).and_then(|bytes| usize::try_from(bytes).ok());
-    let data = Arc::new(Mapping::on_demand(len.ok_or_else(too_many)?)?);
-
-    let planned = Arc::new(PlannedStore::new(
-        Arc::clone(&source),
-        spec.plan.clone(),
-        page_size,
-    ));
-    let config = pager_config(spec);
-    let paged = Paged::start(Arc::clone(&data), page_size, planned.clone(), &config)?;
-    let paged = Arc::new(paged);
-    let pages: Arc<dyn PageSource> = paged.clone();
+    let provider = Provider::new(spec, workload.pages(), page_size, &source)?;
+    let pages = provider.pages();
 
     let machine_spec = MachineSpec {
         vcpus: spec.vcpus,
@@ -94,35 +85,22 @@ pub fn run_workload(
             mode @ ApfMode::User => return Err(RunError::ApfMode { mode }),
         },
     };
-    let (machine, vcpus) = Machine::new(&machine_spec, data, &pages, signals)?;
-    let heal = |page: PageId| {
-        planned.repair(page.index()..=page.index());
-        paged.pager().heal(page, 1);
-    };
+    let (machine, vcpus) = Machine::new(&machine_spec, provider.data(), &pages, signals)?;
+    let heal = |page: PageId| provider.heal(page);
     let limits = Limits {
         timeout: spec.timeout,
         patience: spec.deadline + STOP_PATIENCE,
     };
-    let result = drive(&machine, vcpus, &*pages, &*source, &heal, limits, observer);
+    let mut result = drive(&machine, vcpus, &*pages, &*source, &heal, limits, observer);
+    if let Ok(result) = &mut result {
+        result.stats.pager = provider.counters();
+    }
     // In this order: the end of a VM waits for the kernel's workers, which may be waiting for pages
     // (`kvm_clear_async_pf_completion_queue`), and the end of a pager leaves nobody waiting.
     drop(pages);
-    drop(paged);
+    drop(provider);
     drop(machine);
     result
-}
-
-fn pager_config(spec: &RunSpec) -> PagerConfig {
-    let defaults = ResidencyConfig::default();
-    PagerConfig {
-        residency: ResidencyConfig {
-            attempts: spec.attempts,
-            deadline: spec.deadline,
-            range_patience: defaults.range_patience.min(spec.deadline / 2),
-            ..defaults
-        },
-        ..PagerConfig::default()
-    }
 }
 
 /// How long things may take.
@@ -146,7 +124,7 @@ pub fn drive(
     vcpus: Vec<Vcpu>,
     pages: &dyn PageSource,
     source: &dyn Store,
-    heal: &dyn Fn(PageId),
+    heal: &dyn Fn(PageId) -> Result<(), RunError>,
     limits: Limits,
     observer: &mut dyn Observer,
 ) -> Result<RunResult, RunError> {
@@ -155,16 +133,22 @@ pub fn drive(
     let mut crew = Crew::start(vcpus).map_err(RunError::Thread)?;
     let mut healed = 0;
     let mut told = Instant::now();
+    let mut loops = Loops::default();
     let (outcome, report) = loop {
         if left == 0 {
             break (Outcome::Finished, None);
         }
         let elapsed = started.elapsed();
         let Some(remaining) = limits.timeout.checked_sub(elapsed) else {
-            break (Outcome::TimedOut, None);
+            let outcome = match loops.is_loop(machine)? {
+                true => Outcome::Looped,
+                false => Outcome::TimedOut,
+            };
+            break (outcome, None);
         };
         if told.elapsed() >= TICK {
             told = Instant::now();
+            loops.look(machine)?;
             if observer.progress(&progress(machine, elapsed)?).is_break() {
                 break (Outcome::Cancelled, None);
             }
@@ -185,7 +169,7 @@ pub fn drive(
                 match observer.reported(&reported) {
                     AfterReport::Stop => break (Outcome::Reported, Some(reported)),
                     AfterReport::Heal => {
-                        heal(page);
+                        heal(page)?;
                         machine.watch().healed(page);
                         healed += 1;
                         crew.resume(vcpu);
@@ -210,7 +194,7 @@ pub fn drive(
             tokens_left: machine.tokens()?,
             progress: machine.counted()?,
             returns: machine.watch().returns(),
-            kvm: Counters::new(),
+            kvm: machine.kvm_counters()?,
             pager: Counters::new(),
             elapsed,
         },
@@ -218,13 +202,9 @@ pub fn drive(
 }
 
 fn progress(machine: &Machine, elapsed: Duration) -> Result<Progress, MemoryError> {
-    let mut done = 0;
-    for task in machine.tasks() {
-        done += machine.progress(task)?.done;
-    }
     let lists = machine.workload().tasks().iter();
     Ok(Progress {
-        done,
+        done: loops::done(machine)?,
         total: lists.map(|list| list.len() as u64).sum(),
         counted: machine.counted()?,
         elapsed,

@@ -126,6 +126,11 @@ impl Vcpu {
         self.id
     }
 
+    /// KVM's own handle.
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
     /// What gets it out of [`run`](Self::run) from another thread.
     pub fn kicker(&self) -> Arc<Kicker> {
         Arc::clone(&self.kicker)

@@ -5,7 +5,7 @@ mod tests;
 
 use core::fmt;
 use std::io::IoSliceMut;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -244,6 +244,10 @@ impl Store for FileStore {
             }
         }
         Ok(())
+    }
+
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 
     /// Answers when all of the bytes are in the page cache (`RWF_NOWAIT`). Errors are left to

@@ -16,6 +16,7 @@ mod pattern;
 mod plan_file;
 mod planned;
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub use error::StoreError;
@@ -45,6 +46,12 @@ pub trait Store: Send + Sync {
     /// As [`read`](Self::read) where that needs no waiting; `None` when it would block, or might.
     /// `buf` is unspecified unless this gives `Some(Ok(()))`.
     fn read_now(&self, request: ReadRequest, buf: &mut [u8]) -> Option<Result<(), StoreError>>;
+
+    /// The file whose byte `n` is the source's byte `n`, if there is one: for whoever wants to map
+    /// it, and knows what becomes of a mapping whose file is cut short.
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Asks reads that are blocked to give up where the source allows it. Called once, at the end:
     /// later reads may fail.
@@ -94,6 +101,10 @@ macro_rules! delegate {
                     buf: &mut [u8],
                 ) -> Option<Result<(), StoreError>> {
                     (**self).read_now(request, buf)
+                }
+
+                fn file(&self) -> Option<BorrowedFd<'_>> {
+                    (**self).file()
                 }
 
                 fn cancel(&self) {

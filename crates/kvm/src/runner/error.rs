@@ -9,6 +9,7 @@ use surefault_pager::StartError;
 use thiserror::Error;
 
 use crate::crew::StuckVcpu;
+use crate::linux_alone::MapError;
 use crate::machine::MachineError;
 use crate::memory::MemoryError;
 use crate::vcpu::VcpuError;
@@ -35,6 +36,9 @@ pub enum RunError {
     /// The memory of the demand-paged region could not be had, or not be read in the end.
     #[error("the demand-paged memory")]
     Memory(#[from] MemoryError),
+    /// The source could not be mapped.
+    #[error(transparent)]
+    Map(#[from] MapError),
     /// The pager did not start.
     #[error(transparent)]
     Pager(#[from] StartError),

@@ -6,6 +6,7 @@ mod broken;
 mod healthy;
 mod kernel_apf;
 mod limits;
+mod linux_alone;
 mod no_poison;
 mod reports;
 mod rig;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         limits::CASES,
         no_poison::CASES,
         ring0::CASES,
+        linux_alone::CASES,
         kernel_apf::CASES,
     ]
     .concat()

@@ -47,6 +47,7 @@ fn protected(fail: &str, observer: &mut dyn Observer) -> RunResult {
     let heal = |page: PageId| {
         store.repair(page.index()..=page.index());
         paged.pager().heal(page, 1);
+        Ok(())
     };
     let limits = Limits {
         timeout: spec.timeout,
