@@ -95,24 +95,9 @@ fn failure(error: RunError) -> Failure {
 }
 
 fn of_vm(error: &VmError) -> (Exit, Option<&'static str>) {
-    match error {
-        VmError::NoKvm => (
-            Exit::Host,
-            Some(
-                "load it (`modprobe kvm_intel` or `modprobe kvm_amd`), switch virtualization on in \
-                 the firmware, or nested virtualization where this is a VM; in a container, pass \
-                 /dev/kvm in",
-            ),
-        ),
-        VmError::Forbidden => (
-            Exit::Host,
-            Some(
-                "let this user open it: `usermod -aG kvm USER` where it belongs to the group kvm, \
-                 or `setfacl -m u:USER:rw /dev/kvm`",
-            ),
-        ),
-        VmError::NoAsyncFaults => (Exit::Host, Some("use --apf off")),
-        _ => (Exit::Unexpected, None),
+    match error.remedy() {
+        Some(remedy) => (Exit::Host, Some(remedy)),
+        None => (Exit::Unexpected, None),
     }
 }
 

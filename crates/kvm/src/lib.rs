@@ -18,6 +18,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | [`runner`] | a whole run, from its specification to its result |
+//! | [`probe`] | what this host can do, asked and tried out |
 //! | `crew` | the vCPUs' threads |
 //! | [`machine`] | the built-in guest put together; [`check`]: what it read, held to the source |
 //! | [`watch`] | what a VM's vCPUs share: the machine of faults, which judges what they see |
@@ -48,6 +49,7 @@ pub mod machine;
 pub mod memory;
 mod mmio;
 pub mod pages;
+pub mod probe;
 pub mod runner;
 pub mod signals;
 pub mod stats;

@@ -10,6 +10,11 @@ use surefault_store::Store;
 
 use crate::memory::Mapping;
 
+/// The size of this host's pages.
+pub fn host_page_size() -> PageSize {
+    PageSize::new(rustix::param::page_size() as u64).expect("a page's size is a power of two")
+}
+
 /// Provides pages of guest memory, and knows why it cannot provide some.
 pub trait PageSource: Send + Sync {
     /// The size of its pages.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use surefault_core::run::{ApfMode, Counters, Outcome, Reported, RunResult, RunSpec, RunStats};
 use surefault_core::workload::Workload;
-use surefault_core::{FaultReport, PageId, PageIndex, PageSize};
+use surefault_core::{FaultReport, PageId, PageIndex};
 use surefault_guest::abi::{PORT_DONE, PORT_TRAP};
 use surefault_store::Store;
 
@@ -14,7 +14,7 @@ use crate::check::check;
 use crate::crew::Crew;
 use crate::machine::{Machine, MachineSpec};
 use crate::memory::MemoryError;
-use crate::pages::PageSource;
+use crate::pages::{PageSource, host_page_size};
 use crate::signals::Signals;
 use crate::vcpu::{Exit, Vcpu};
 use crate::vm::Faults;
@@ -27,7 +27,8 @@ mod provider;
 pub use error::RunError;
 pub use observer::{AfterReport, Observer, Progress};
 
-use loops::Loops;
+pub(crate) use loops::Loops;
+
 use provider::Provider;
 
 /// How often an observer is told how far the run is.
@@ -69,8 +70,7 @@ pub fn run_workload(
     signals: Signals,
     observer: &mut dyn Observer,
 ) -> Result<RunResult, RunError> {
-    let page_size = PageSize::new(rustix::param::page_size() as u64)
-        .expect("the host's page size is a power of two");
+    let page_size = host_page_size();
     let provider = Provider::new(spec, workload.pages(), page_size, &source)?;
     let pages = provider.pages();
 

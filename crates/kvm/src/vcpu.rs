@@ -30,7 +30,7 @@ use crate::mmio::Unfinished;
 use crate::pages::PageSource;
 use crate::signals::{Kicker, Run, Signals};
 use crate::vm::{Slot, Vm};
-use crate::watch::{Judgement, Watch};
+use crate::watch::{Judgement, Refusal, Watch};
 
 mod error;
 
@@ -205,7 +205,11 @@ impl Vcpu {
             Ok(VcpuExit::IoOut(port, _)) => Stop::Out(port),
             Ok(VcpuExit::MmioRead(gpa, data)) => Stop::Mmio(Unfinished::read(gpa, data)),
             Ok(VcpuExit::MmioWrite(gpa, data)) => Stop::Mmio(Unfinished::write(gpa, data)),
-            Ok(VcpuExit::MemoryFault { gpa, .. }) => Stop::Memory(Gpa::new(gpa)),
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => {
+                let gpa = Gpa::new(gpa);
+                self.note_refusal(Some(gpa));
+                Stop::Memory(gpa)
+            }
             Ok(VcpuExit::Intr) => Stop::Interrupted,
             Ok(exit) => {
                 let exit = format!("{exit:?}");
@@ -217,7 +221,10 @@ impl Vcpu {
             }
             Err(error) => match error.errno() {
                 libc::EINTR | libc::EAGAIN => Stop::Interrupted,
-                libc::EFAULT => Stop::BadAddress,
+                libc::EFAULT => {
+                    self.note_refusal(None);
+                    Stop::BadAddress
+                }
                 _ => {
                     return Err(VcpuError::Run {
                         vcpu: self.id,
@@ -226,6 +233,15 @@ impl Vcpu {
                 }
             },
         })
+    }
+
+    fn note_refusal(&mut self, named: Option<Gpa>) {
+        let exit_reason = self.fd.get_kvm_run().exit_reason;
+        self.watch.note_refusal(Refusal {
+            errno: libc::EFAULT,
+            exit_reason,
+            named,
+        });
     }
 
     fn cpu(&self) -> Result<Cpu, VcpuError> {

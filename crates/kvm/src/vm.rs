@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_CAP_ASYNC_PF, KVM_CAP_ASYNC_PF_INT, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
-    KVM_X86_DISABLE_EXITS_HLT, kvm_enable_cap, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_ASYNC_PF, KVM_CAP_ASYNC_PF_INT, KVM_CAP_X86_DISABLE_EXITS,
+    KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_HLT, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use surefault_core::{Gpa, Hva, SlotId, VcpuId};
@@ -69,6 +69,25 @@ pub enum VmError {
         /// Why not.
         source: kvm_ioctls::Error,
     },
+}
+
+impl VmError {
+    /// What to do about it, where the host lacks something; `None` for what should not happen.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            VmError::NoKvm => Some(
+                "load it (`modprobe kvm_intel` or `modprobe kvm_amd`), switch virtualization on in \
+                 the firmware, or nested virtualization where this is a VM; in a container, pass \
+                 /dev/kvm in",
+            ),
+            VmError::Forbidden => Some(
+                "let this user open it: `usermod -aG kvm USER` where it belongs to the group kvm, \
+                 or `setfacl -m u:USER:rw /dev/kvm`",
+            ),
+            VmError::NoAsyncFaults => Some("use --apf off, or a newer kernel"),
+            VmError::Refused { .. } => None,
+        }
+    }
 }
 
 /// Makes a KVM error one of this module.
@@ -145,6 +164,15 @@ impl Vm {
         &self.fd
     }
 
+    /// All that KVM lets a guest know of its CPU.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn supported_cpuid(&self) -> Result<CpuId, VmError> {
+        (self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))
+            .map_err(refused("asking for the supported CPUID"))
+    }
+
     /// A vCPU that knows what this VM lets it know.
     ///
     /// # Errors
@@ -152,8 +180,7 @@ impl Vm {
     pub fn create_vcpu(&self, id: VcpuId) -> Result<VcpuFd, VmError> {
         let vcpu =
             (self.fd.create_vcpu(u64::from(id.get()))).map_err(refused("creating a vCPU"))?;
-        let mut cpuid = (self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))
-            .map_err(refused("asking for the supported CPUID"))?;
+        let mut cpuid = self.supported_cpuid()?;
         for entry in cpuid.as_mut_slice() {
             match entry.function {
                 1 => entry.ebx = (entry.ebx & 0x00ff_ffff) | (id.get() << 24),

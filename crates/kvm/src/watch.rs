@@ -14,10 +14,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Serialize, Serializer};
 use surefault_core::faults::{ConfigError, Effect, Fault, Faults, FaultsConfig, LinuxApf, Seen};
 use surefault_core::policy::Retry;
 use surefault_core::residency::PageState;
-use surefault_core::{Failure, PageId, VcpuId};
+use surefault_core::{Failure, Gpa, PageId, VcpuId};
 
 /// The machine of faults of a VM whose page faults Linux takes, under the policy that Linux has.
 #[derive(Debug)]
@@ -25,6 +26,24 @@ pub struct Watch {
     apf: LinuxApf,
     machine: Mutex<Faults<Retry>>,
     returns: AtomicU64,
+    refused: Mutex<Option<Refusal>>,
+}
+
+/// What `KVM_RUN` came back with, having been refused a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Refusal {
+    /// Its error.
+    pub errno: i32,
+    /// `exit_reason`: 0 says nothing, 39 is a memory fault, which has an address.
+    pub exit_reason: u32,
+    /// The address that was named, if one was.
+    #[serde(serialize_with = "address")]
+    pub named: Option<Gpa>,
+}
+
+/// Addresses are written in hexadecimal.
+fn address<S: Serializer>(named: &Option<Gpa>, serializer: S) -> Result<S::Ok, S::Error> {
+    named.map(|gpa| gpa.to_string()).serialize(serializer)
 }
 
 /// What a vCPU is to do after it could not have a page.
@@ -46,6 +65,7 @@ impl Watch {
             apf,
             machine: Mutex::new(Faults::new(FaultsConfig::new(vcpus))?),
             returns: AtomicU64::new(0),
+            refused: Mutex::new(None),
         })
     }
 
@@ -84,6 +104,19 @@ impl Watch {
 
     pub(crate) fn count_return(&self) {
         self.returns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What `KVM_RUN` last came back with, on any vCPU, having been refused a page by an error.
+    pub fn last_refusal(&self) -> Option<Refusal> {
+        *self.refused()
+    }
+
+    pub(crate) fn note_refusal(&self, refusal: Refusal) {
+        *self.refused() = Some(refusal);
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<Refusal>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn machine(&self) -> MutexGuard<'_, Faults<Retry>> {

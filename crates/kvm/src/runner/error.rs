@@ -3,7 +3,7 @@
 use std::io;
 
 use surefault_core::run::ApfMode;
-use surefault_core::{PageCount, VcpuId};
+use surefault_core::{Gpa, PageCount, VcpuId};
 use surefault_guest::GuestTrap;
 use surefault_pager::StartError;
 use thiserror::Error;
@@ -63,6 +63,12 @@ pub enum RunError {
         vcpu: VcpuId,
         /// The port.
         port: u16,
+    },
+    /// A page failed on a host that was to say so, in a way that nobody has heard of.
+    #[error("page {gpa} failed, and KVM did not say so with an error")]
+    Unrefused {
+        /// The page.
+        gpa: Gpa,
     },
     /// A vCPU did not stop.
     #[error(transparent)]

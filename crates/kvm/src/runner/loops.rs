@@ -15,7 +15,7 @@ const LOOP: u64 = 100;
 
 /// How far a run was when it last got anywhere.
 #[derive(Default)]
-pub(super) struct Loops {
+pub(crate) struct Loops {
     /// Touches done, of all tasks.
     done: u64,
     /// Faults in vain until then.
@@ -24,7 +24,7 @@ pub(super) struct Loops {
 
 impl Loops {
     /// Takes note of how far the run is.
-    pub(super) fn look(&mut self, machine: &Machine) -> Result<(), MachineError> {
+    pub(crate) fn look(&mut self, machine: &Machine) -> Result<(), MachineError> {
         let done = done(machine)?;
         if done != self.done {
             let in_vain = in_vain(machine)?;
@@ -34,7 +34,7 @@ impl Loops {
     }
 
     /// Whether the run loops.
-    pub(super) fn is_loop(&self, machine: &Machine) -> Result<bool, MachineError> {
+    pub(crate) fn is_loop(&self, machine: &Machine) -> Result<bool, MachineError> {
         let unfinished = unfinished(machine)?;
         Ok(unfinished > 0
             && done(machine)? == self.done

@@ -8,6 +8,7 @@ mod kernel_apf;
 mod limits;
 mod linux_alone;
 mod no_poison;
+mod probe;
 mod reports;
 mod rig;
 mod ring0;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         limits::CASES,
         no_poison::CASES,
         ring0::CASES,
+        probe::CASES,
         linux_alone::CASES,
         kernel_apf::CASES,
     ]
