@@ -7,6 +7,7 @@ mod healthy;
 mod kernel_apf;
 mod limits;
 mod linux_alone;
+mod many_faults;
 mod no_poison;
 mod probe;
 mod reports;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         limits::CASES,
         no_poison::CASES,
         ring0::CASES,
+        many_faults::CASES,
         probe::CASES,
         linux_alone::CASES,
         kernel_apf::CASES,
