@@ -149,7 +149,7 @@ pub struct RunStats {
     pub returns: u64,
     /// What the kernel counted, by its own names (`pf_taken`, `exits`): over all vCPUs together.
     pub kvm: Counters,
-    /// What the pager counted.
+    /// What the pager counted, and at the end: pages `present`, and `pending`.
     pub pager: Counters,
     /// Wall time of the run (simulated time in the simulator).
     pub elapsed: Duration,

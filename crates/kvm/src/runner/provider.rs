@@ -77,11 +77,14 @@ impl Provider {
         Ok(())
     }
 
-    /// What was counted by whoever it is.
+    /// What was counted by whoever it is, and the pages that are present and pending now.
     pub(super) fn counters(&self) -> Counters {
         match self {
             Provider::Surefault { paged, .. } => {
-                let named = paged.pager().stats().named();
+                let pager = paged.pager();
+                let (present, pending) = pager.residency();
+                let pages = [("present", present.get()), ("pending", pending.get())];
+                let named = pager.stats().named().chain(pages);
                 named.map(|(name, value)| (name.into(), value)).collect()
             }
             Provider::Linux(_) => Counters::new(),

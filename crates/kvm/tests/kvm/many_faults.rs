@@ -54,6 +54,16 @@ fn many(apf: ApfMode, vcpus: u16) {
             Some(pages),
             "seed {seed}: {stats:?}"
         );
+        assert_eq!(
+            count(&stats.pager, "present"),
+            Some(pages),
+            "seed {seed}: {stats:?}"
+        );
+        assert_eq!(
+            count(&stats.pager, "pending"),
+            Some(0),
+            "seed {seed}: {stats:?}"
+        );
         // Each "page not present" is a page fault of the guest's to KVM.
         let announced = count(&stats.kvm, "pf_guest").unwrap_or(0);
         match apf {

@@ -22,7 +22,7 @@ use crate::rig::{Healer, PAGE, assert_finished, assert_sums, failing, go, patter
 
 pub(crate) const CASES: &[Case] = &[("without_poison_reports_are_the_same", same)];
 
-fn protected(fail: &str, observer: &mut dyn Observer) -> RunResult {
+fn protected(fail: &str, faults: Faults, observer: &mut dyn Observer) -> RunResult {
     let spec = failing(spec(32, 3, 1), fail);
     let source = pattern(&spec);
     let data = Arc::new(Mapping::on_demand((spec.pages.get() * PAGE) as usize).unwrap());
@@ -40,7 +40,7 @@ fn protected(fail: &str, observer: &mut dyn Observer) -> RunResult {
         workload: Arc::new(Workload::partition(spec.pages, spec.tasks, spec.seed)),
         page_size: PageSize::KIB_4,
         yield_every: NonZeroU32::MIN,
-        faults: Faults::Synchronous,
+        faults,
     };
     let signals = signals::install().unwrap();
     let (machine, vcpus) = Machine::new(&machine_spec, data, &pages, signals).unwrap();
@@ -58,15 +58,17 @@ fn protected(fail: &str, observer: &mut dyn Observer) -> RunResult {
 }
 
 fn same() {
-    for fail in ["0", "9", "31"] {
-        let without = protected(fail, &mut ());
-        let with = go(&failing(spec(32, 3, 1), fail), &mut ());
-        assert_eq!(without.outcome, Outcome::Reported);
-        assert_sums(&without);
-        assert_eq!(without.report, with.report);
+    for faults in [Faults::Synchronous, Faults::Asynchronous] {
+        for fail in ["0", "9", "31"] {
+            let without = protected(fail, faults, &mut ());
+            let with = go(&failing(spec(32, 3, 1), fail), &mut ());
+            assert_eq!(without.outcome, Outcome::Reported);
+            assert_sums(&without);
+            assert_eq!(without.report, with.report);
+        }
+        let mut healer = Healer::default();
+        let result = protected("3,7-9", faults, &mut healer);
+        assert_finished(&result, &spec(32, 3, 1));
+        assert_eq!(healer.reports.len(), 4);
     }
-    let mut healer = Healer::default();
-    let result = protected("3,7-9", &mut healer);
-    assert_finished(&result, &spec(32, 3, 1));
-    assert_eq!(healer.reports.len(), 4);
 }

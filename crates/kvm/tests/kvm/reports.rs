@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use surefault_core::plan::{FailureMode, FaultPlan, Latency};
-use surefault_core::run::{Outcome, Reported, TaskId};
+use surefault_core::run::{ApfMode, Outcome, Reported, RunSpec, TaskId};
 use surefault_core::workload::{FirstTouch, Workload};
-use surefault_core::{Access, CauseKind, Gpa, PageCount, PageIndex, PageSize, SlotId};
+use surefault_core::{Access, CauseKind, Gpa, PageIndex, PageSize, SlotId};
 use surefault_guest::abi::DATA_BASE;
 use surefault_kvm::runner::{AfterReport, Observer, run};
 use surefault_kvm::signals;
@@ -177,16 +177,20 @@ fn anywhere() {
 struct Stubborn(Healer);
 
 fn unhealed() {
-    let spec = failing(spec(8, 1, 1), "3");
-    assert_eq!(spec.pages, PageCount::new(8));
-    let mut stubborn = Stubborn::default();
-    let result = go(&spec, &mut stubborn);
-    assert_finished(&result, &spec);
-    let [first, second, third] = &stubborn.0.reports[..] else {
-        panic!("{:?}", stubborn.0.reports);
-    };
-    assert_eq!((first, second), (second, third));
-    assert_eq!(result.stats.healed, 1);
+    for apf in [ApfMode::Off, ApfMode::Kernel] {
+        let spec = RunSpec {
+            apf,
+            ..failing(spec(8, 1, 1), "3")
+        };
+        let mut stubborn = Stubborn::default();
+        let result = go(&spec, &mut stubborn);
+        assert_finished(&result, &spec);
+        let [first, second, third] = &stubborn.0.reports[..] else {
+            panic!("{:?}", stubborn.0.reports);
+        };
+        assert_eq!((first, second), (second, third));
+        assert_eq!(result.stats.healed, 1);
+    }
 }
 
 impl Observer for Stubborn {
