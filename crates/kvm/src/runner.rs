@@ -95,8 +95,8 @@ pub fn run_workload(
     if let Ok(result) = &mut result {
         result.stats.pager = provider.counters();
     }
-    // In this order: the end of a VM waits for the kernel's workers, which may be waiting for pages
-    // (`kvm_clear_async_pf_completion_queue`), and the end of a pager leaves nobody waiting.
+    // In this order (`kvm_clear_async_pf_completion_queue`): the end of a pager leaves nobody
+    // waiting for a page.
     drop(pages);
     drop(provider);
     drop(machine);
@@ -115,7 +115,8 @@ pub struct Limits {
 /// Runs a machine that has been put together; [`run`] is this with a pager behind it.
 ///
 /// `source` is what the pages hold, without planned failures; `heal` is called for a page that an
-/// observer wants healed.
+/// observer wants healed. End whoever provides the pages before the machine: while faults are
+/// asynchronous, the end of a VM waits for the kernel's workers, and they for their pages.
 ///
 /// # Errors
 /// When the guest breaks, or a vCPU cannot go on.

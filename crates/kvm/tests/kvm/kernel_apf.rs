@@ -42,7 +42,7 @@ fn in_mode(spec: &RunSpec, apf: ApfMode) -> RunSpec {
 }
 
 fn same() {
-    for (page, seed) in [(0, 1), (5, 2), (31, 3), (17, 4)] {
+    for (page, seed) in [(0, 1), (5, 2), (31, 3)] {
         let spec = RunSpec {
             seed,
             ..spec(32, 1, 1)
@@ -105,7 +105,7 @@ fn many() {
 }
 
 fn healed() {
-    for seed in 0..4 {
+    for seed in 0..2 {
         for (tasks, vcpus) in [(1, 1), (8, 1), (8, 2)] {
             let spec = RunSpec {
                 seed,
