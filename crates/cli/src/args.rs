@@ -7,7 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use surefault_core::plan::{Latency, Rule, parse_duration};
 use surefault_core::policy::PolicyKind;
-use surefault_core::run::ApfMode;
+use surefault_core::run::{ApfMode, PagerMode};
 
 /// Memory on demand for KVM guests, in which every page fault ends: with the page, or with an error
 /// that names it.
@@ -30,7 +30,7 @@ pub(crate) enum Command {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunArgs {
-    /// The machine to run on.
+    /// The machine to run on. The first line of the output says which it is.
     #[arg(long, value_enum, default_value_t = MachineChoice::Auto)]
     pub(crate) machine: MachineChoice,
 
@@ -42,7 +42,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = Apf::Off)]
     pub(crate) apf: Apf,
 
-    /// What is done about the error of an asynchronous fault [default: exact].
+    /// What is done about the error of an asynchronous fault, with --apf user [default: exact].
+    /// With --apf kernel it is Linux that decides, and it has one policy: retry.
     #[arg(long, value_name = "POLICY", value_parser = policy_parser())]
     pub(crate) policy: Option<PolicyKind>,
 
@@ -50,7 +51,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = OnError::Exit)]
     pub(crate) on_error: OnError,
 
-    /// The file or block device that the pages come from [default: a seeded pattern].
+    /// The file or block device that the pages come from [default: a seeded pattern]. Not on the
+    /// simulated machine, whose pages have no contents.
     #[arg(long, value_name = "PATH")]
     pub(crate) store: Option<PathBuf>,
 
@@ -85,11 +87,12 @@ pub(crate) struct RunArgs {
     pub(crate) seed: Option<u64>,
 
     /// How long the source takes for a page: `1ms`, or between two: `20us..5ms` [default: 0, or the
-    /// fault plan's].
+    /// fault plan's]. A time is a number and a unit: ns, us,
+    /// ms or s.
     #[arg(long, value_name = "TIME")]
     pub(crate) latency: Option<Latency>,
 
-    /// How long a page may take before it has failed.
+    /// How long a page may take, all attempts together, before it has failed.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = positive)]
     pub(crate) deadline: Duration,
 
@@ -97,7 +100,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) attempts: u8,
 
-    /// How long the whole run may take.
+    /// How long the whole run may take, by the clock of its machine.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = positive)]
     pub(crate) timeout: Duration,
 
@@ -111,11 +114,12 @@ const MAX_PAGES: u64 = 1 << 24;
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum MachineChoice {
-    /// KVM; simulated only where there is no /dev/kvm and nothing real was asked for.
+    /// KVM; simulated only where there is no /dev/kvm, and neither a --store nor Linux itself
+    /// (--pager none, --apf kernel) was asked for.
     Auto,
     /// A virtual machine on /dev/kvm.
     Kvm,
-    /// The simulated machine.
+    /// The simulated machine: the same engine, with a guest, a source and a clock of its own.
     Sim,
 }
 
@@ -123,17 +127,26 @@ pub(crate) enum MachineChoice {
 pub(crate) enum PagerChoice {
     /// Surefault, from user space.
     Surefault,
-    /// Linux alone: the source is mapped directly.
+    /// Linux alone: the source is mapped directly, and --deadline and --attempts mean nothing.
     None,
+}
+
+impl From<PagerChoice> for PagerMode {
+    fn from(pager: PagerChoice) -> PagerMode {
+        match pager {
+            PagerChoice::Surefault => PagerMode::Surefault,
+            PagerChoice::None => PagerMode::None,
+        }
+    }
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Apf {
     /// Nobody: every fault is synchronous.
     Off,
-    /// Linux.
+    /// Linux (the simulated machine plays its rules and its policy, retry).
     Kernel,
-    /// Surefault, from user space.
+    /// Surefault, under --policy. So far on the simulated machine only.
     User,
 }
 

@@ -3,33 +3,22 @@
 use surefault_core::PageIndex;
 use surefault_core::plan::PageSet;
 
-use crate::args::{Apf, MachineChoice, OnError, PagerChoice, RunArgs};
+use crate::args::{Apf, OnError, PagerChoice, RunArgs};
 use crate::exit::Failure;
+use crate::machine::Machine;
 
 /// Refuses what cannot be run.
-pub(crate) fn check(args: &RunArgs) -> Result<(), Failure> {
-    let not_yet = |what: &str, instead: &str| {
-        Err(Failure::usage(format_args!(
-            "{what} is not available yet (there is {instead})"
-        )))
-    };
-    match args.machine {
-        MachineChoice::Auto | MachineChoice::Kvm => {}
-        MachineChoice::Sim => return not_yet("--machine sim", "--machine kvm"),
-    }
-    match args.pager {
-        PagerChoice::Surefault => {}
-        PagerChoice::None => return not_yet("--pager none", "--pager surefault"),
-    }
-    if args.policy.is_some() && args.apf == Apf::Off {
+pub(crate) fn check(args: &RunArgs, machine: Machine) -> Result<(), Failure> {
+    policy(args)?;
+    if (args.pager, args.apf) == (PagerChoice::None, Apf::User) {
         return Err(Failure::usage(
-            "--policy means nothing with --apf off: it is about asynchronous faults",
+            "--apf user means nothing with --pager none: Linux alone runs its own asynchronous \
+             faults (--apf kernel), or none (--apf off)",
         ));
     }
-    match args.apf {
-        Apf::Off => {}
-        Apf::Kernel => return not_yet("--apf kernel", "--apf off"),
-        Apf::User => return not_yet("--apf user", "--apf off"),
+    match machine {
+        Machine::Kvm => on_kvm(args)?,
+        Machine::Simulated => on_simulated(args)?,
     }
     match args.on_error {
         OnError::Exit => {}
@@ -43,6 +32,47 @@ pub(crate) fn check(args: &RunArgs) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+fn not_yet(what: &str, instead: &str) -> Result<(), Failure> {
+    Err(Failure::usage(format_args!(
+        "{what} is not available yet (there is {instead})"
+    )))
+}
+
+fn policy(args: &RunArgs) -> Result<(), Failure> {
+    match args.apf {
+        _ if args.policy.is_none() => Ok(()),
+        Apf::Off => Err(Failure::usage(
+            "--policy means nothing with --apf off: it is about asynchronous faults",
+        )),
+        Apf::Kernel => Err(Failure::usage(
+            "--policy means nothing with --apf kernel: Linux runs the asynchronous faults, and has \
+             one policy, retry (to compare policies: --machine sim --apf user)",
+        )),
+        Apf::User => Ok(()),
+    }
+}
+
+fn on_kvm(args: &RunArgs) -> Result<(), Failure> {
+    match args.pager {
+        PagerChoice::Surefault => {}
+        PagerChoice::None => return not_yet("--pager none", "--machine sim for it"),
+    }
+    match args.apf {
+        Apf::Off => Ok(()),
+        Apf::Kernel => not_yet("--apf kernel", "--machine sim for it"),
+        Apf::User => not_yet("--apf user on KVM", "--machine sim for it"),
+    }
+}
+
+fn on_simulated(args: &RunArgs) -> Result<(), Failure> {
+    match args.store {
+        None => Ok(()),
+        Some(_) => Err(Failure::usage(
+            "--store means nothing with --machine sim: simulated pages have no contents",
+        )),
+    }
 }
 
 /// A page named by `--fail` that the guest does not have.

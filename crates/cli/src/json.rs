@@ -5,8 +5,11 @@
 mod tests;
 
 use serde::Serialize;
-use surefault_core::run::{Outcome, Reported, RunResult, RunStats};
+use surefault_core::run::{Outcome, Reported, RunStats};
 use surefault_core::{Access, CauseKind, Gfn, PageIndex, SlotId, VcpuId};
+use surefault_sim::Counts;
+
+use crate::machine::{Machine, Ran};
 
 /// The form of the object.
 const SCHEMA: u32 = 1;
@@ -16,14 +19,14 @@ const SCHEMA: u32 = 1;
 pub(crate) struct Output<'a> {
     schema: u32,
     command: &'static str,
-    machine: &'static str,
+    machine: Machine,
     outcome: Outcome,
     report: Option<Report<'a>>,
     stats: Stats,
 }
 
 #[derive(Serialize, Debug)]
-struct Report<'a> {
+pub(crate) struct Report<'a> {
     vcpu: VcpuId,
     memslot: SlotId,
     gfn: Gfn,
@@ -43,7 +46,7 @@ struct Cause<'a> {
 }
 
 #[derive(Serialize, Debug)]
-struct Stats {
+pub(crate) struct Stats {
     pages_done: u64,
     tasks_finished: u16,
     wrong_sums: u64,
@@ -51,31 +54,51 @@ struct Stats {
     healed: u64,
     progress: u64,
     elapsed_ns: u64,
+    sim: Option<Simulated>,
+}
+
+#[derive(Serialize, Debug)]
+struct Simulated {
+    steps: u64,
+    faults: u64,
+    asynchronous: u64,
+    synchronous: u64,
+    refused_healthy: u64,
+    halts: u64,
+    readies: u64,
+    reports: u64,
+    wrong_reports: u64,
+    unclaimed: u64,
+    killed: u64,
+    max_attempts: u8,
+    max_retries: u64,
+    max_asked_again: u64,
 }
 
 impl<'a> Output<'a> {
-    /// The result of `surefault run` on KVM.
-    pub(crate) fn of_run(result: &'a RunResult) -> Output<'a> {
+    /// The result of `surefault run`.
+    pub(crate) fn of_run(machine: Machine, ran: &'a Ran) -> Output<'a> {
         Output {
             schema: SCHEMA,
             command: "run",
-            machine: "kvm",
-            outcome: result.outcome,
-            report: result.report.as_ref().map(Report::of),
-            stats: Stats::of(&result.stats),
+            machine,
+            outcome: ran.result.outcome,
+            report: Report::of(ran),
+            stats: Stats::of(ran),
         }
     }
 }
 
 impl<'a> Report<'a> {
-    fn of(reported: &'a Reported) -> Report<'a> {
+    /// The report of a run, if it ended with one.
+    pub(crate) fn of(ran: &'a Ran) -> Option<Report<'a>> {
         let Reported {
             report,
             cause,
             task,
             page,
-        } = reported;
-        Report {
+        } = ran.result.report.as_ref()?;
+        Some(Report {
             vcpu: report.vcpu,
             memslot: report.memslot,
             gfn: report.gfn,
@@ -89,12 +112,13 @@ impl<'a> Report<'a> {
             attempts: report.failure.attempts,
             task: task.map(|task| task.get()),
             page: *page,
-        }
+        })
     }
 }
 
 impl Stats {
-    fn of(stats: &RunStats) -> Stats {
+    /// What was counted in a run.
+    pub(crate) fn of(ran: &Ran) -> Stats {
         let RunStats {
             pages_done,
             tasks_finished,
@@ -104,7 +128,7 @@ impl Stats {
             progress,
             elapsed,
             ..
-        } = *stats;
+        } = ran.result.stats;
         Stats {
             pages_done,
             tasks_finished,
@@ -114,6 +138,44 @@ impl Stats {
             progress,
             // 584 years.
             elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+            sim: ran.counts.as_ref().map(Simulated::of),
+        }
+    }
+}
+
+impl Simulated {
+    fn of(counts: &Counts) -> Simulated {
+        let Counts {
+            steps,
+            faults,
+            asynchronous,
+            synchronous,
+            refused_healthy,
+            halts,
+            readies,
+            reports,
+            wrong_reports,
+            unclaimed,
+            killed,
+            max_attempts,
+            max_retries,
+            max_asked_again,
+        } = *counts;
+        Simulated {
+            steps,
+            faults,
+            asynchronous,
+            synchronous,
+            refused_healthy,
+            halts,
+            readies,
+            reports,
+            wrong_reports,
+            unclaimed,
+            killed,
+            max_attempts,
+            max_retries,
+            max_asked_again,
         }
     }
 }

@@ -6,16 +6,23 @@
 //! | `check` | combinations that mean nothing, or do not exist yet |
 //! | `exit` | the exit codes, and failures that carry one |
 //! | `store` | from flags to the source and its fault plan |
+//! | `machine` | the machine that a run is on |
+//! | `kvm`, `simulated` | runs on either |
 //! | `run` | the command `run` |
 //! | `text`, `json` | what came of it, for people and for programs |
+//! | `output` | standard output |
 //! | `progress` | how far it is, on a terminal |
 
 mod args;
 mod check;
 mod exit;
 mod json;
+mod kvm;
+mod machine;
+mod output;
 mod progress;
 mod run;
+mod simulated;
 mod store;
 mod text;
 

@@ -6,20 +6,35 @@ mod tests;
 use core::fmt::{self, Display, Write as _};
 use core::time::Duration;
 
-use surefault_core::run::{Outcome, Reported, RunResult};
+use surefault_core::run::{Outcome, Reported, RunStats};
 use surefault_core::{CauseKind, PageSize};
+use surefault_sim::Counts;
 
-use crate::args::{Apf, RunArgs};
+use crate::args::{Apf, PagerChoice, RunArgs};
+use crate::machine::{Machine, Ran};
 
-/// What is about to run.
-pub(crate) fn header(args: &RunArgs, page_size: PageSize, source: &str) -> String {
+/// What runs: the first line.
+pub(crate) fn header(
+    machine: Machine,
+    args: &RunArgs,
+    page_size: PageSize,
+    source: &str,
+) -> String {
+    let machine = machine.as_str();
+    let pager = match args.pager {
+        PagerChoice::Surefault => "",
+        PagerChoice::None => "Linux alone, ",
+    };
     let apf = match args.apf {
-        Apf::Off => "every fault synchronous",
-        Apf::Kernel => "Linux's asynchronous faults",
-        Apf::User => "asynchronous faults from user space",
+        Apf::Off => "every fault synchronous".to_owned(),
+        Apf::Kernel => "Linux's asynchronous faults".to_owned(),
+        Apf::User => {
+            let policy = args.policy.unwrap_or_default();
+            format!("asynchronous faults under the policy {policy}")
+        }
     };
     format!(
-        "machine: kvm, {}, {}, {apf}; {} of {page_size} from {source}",
+        "machine: {machine}, {}, {}, {pager}{apf}; {} of {page_size} from {source}\n",
         count(args.vcpus.into(), "vCPU"),
         count(args.tasks.into(), "task"),
         count(args.pages, "page"),
@@ -27,30 +42,61 @@ pub(crate) fn header(args: &RunArgs, page_size: PageSize, source: &str) -> Strin
 }
 
 /// How it ended.
-pub(crate) fn result(result: &RunResult, args: &RunArgs) -> String {
-    let stats = &result.stats;
-    let mut text = match (result.outcome, &result.report) {
+pub(crate) fn result(ran: &Ran, args: &RunArgs) -> String {
+    let stats = &ran.result.stats;
+    let mut text = match (ran.result.outcome, &ran.result.report) {
         (Outcome::Reported, Some(reported)) => report(reported),
         (outcome, _) => ending(outcome, args.timeout),
     };
     let tasks = args.tasks;
     let finished = stats.tasks_finished;
     let pages = count(stats.pages_done, "page visit");
+    let clock = match ran.counts {
+        Some(_) => " of simulated time",
+        None => "",
+    };
     let elapsed = time(stats.elapsed);
     line(
         &mut text,
         "run",
-        format_args!("{pages}, {finished} of {tasks} tasks finished, {elapsed}"),
+        format_args!("{pages}, {finished} of {tasks} tasks finished, {elapsed}{clock}"),
     );
-    let sums = match (stats.wrong_sums, stats.unchecked_sums) {
+    match &ran.counts {
+        Some(counts) => line(&mut text, "faults", faults(counts)),
+        None => line(&mut text, "sums", sums(stats)),
+    }
+    text
+}
+
+fn sums(stats: &RunStats) -> String {
+    match (stats.wrong_sums, stats.unchecked_sums) {
         (0, 0) => "all that was read is right".to_owned(),
         (0, unchecked) => {
             let tasks = count(unchecked, "task");
             format!("all that could be checked is right; of {tasks} the source could not be read")
         }
         (wrong, _) => format!("{} WRONG: this is a bug of surefault", count(wrong, "sum")),
-    };
-    line(&mut text, "sums", sums);
+    }
+}
+
+/// What a run on the simulated machine is about: which way the faults went.
+fn faults(counts: &Counts) -> String {
+    let Counts {
+        faults,
+        asynchronous,
+        synchronous,
+        refused_healthy,
+        max_asked_again,
+        ..
+    } = counts;
+    let mut text = format!("{faults}: {asynchronous} asynchronous, {synchronous} synchronous");
+    if *refused_healthy > 0 {
+        text += &format!(" ({refused_healthy} of healthy pages, which need not have been)");
+    }
+    if *max_asked_again > 0 {
+        let times = count(*max_asked_again, "time");
+        text += &format!("; one access asked again after \"ready\" {times}");
+    }
     text
 }
 

@@ -2,16 +2,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
-use surefault_core::run::TaskId;
+use surefault_core::run::{RunResult, TaskId};
 use surefault_core::{Cause, CauseId, Failure, FaultReport, Gpa, Gva};
 
 use super::*;
 
 const DOCS: &str = include_str!("../../../../docs/json.md");
 const GOLDEN: &str = include_str!("reported.json");
+/// What the simulated machine has in `stats.sim`.
+const GOLDEN_SIM: &str = include_str!("sim.json");
 
-fn reported() -> RunResult {
-    RunResult {
+fn reported() -> Ran {
+    let result = RunResult {
         outcome: Outcome::Reported,
         report: Some(Reported {
             report: FaultReport {
@@ -43,24 +45,58 @@ fn reported() -> RunResult {
             elapsed: Duration::from_micros(1500),
             ..RunStats::default()
         },
+    };
+    Ran {
+        result,
+        counts: None,
+    }
+}
+
+fn simulated() -> Ran {
+    Ran {
+        counts: Some(Counts {
+            steps: 901,
+            faults: 19,
+            asynchronous: 18,
+            synchronous: 1,
+            refused_healthy: 0,
+            halts: 2,
+            readies: 18,
+            reports: 1,
+            wrong_reports: 0,
+            unclaimed: 3,
+            killed: 4,
+            max_attempts: 5,
+            max_retries: 6,
+            max_asked_again: 7,
+        }),
+        ..reported()
     }
 }
 
 #[test]
 fn a_report_as_ever() {
-    let written = serde_json::to_value(Output::of_run(&reported())).unwrap();
+    let written = serde_json::to_value(Output::of_run(Machine::Kvm, &reported())).unwrap();
     let golden: Value = serde_json::from_str(GOLDEN).unwrap();
     assert_eq!(written, golden);
+    let written = serde_json::to_value(Output::of_run(Machine::Simulated, &simulated())).unwrap();
+    let mut on_simulated = golden;
+    on_simulated["machine"] = "simulated".into();
+    on_simulated["stats"]["sim"] = serde_json::from_str(GOLDEN_SIM).unwrap();
+    assert_eq!(written, on_simulated);
 }
 
 #[test]
 fn without_a_report() {
-    let result = RunResult {
-        outcome: Outcome::Finished,
-        report: None,
-        stats: RunStats::default(),
+    let ran = Ran {
+        result: RunResult {
+            outcome: Outcome::Finished,
+            report: None,
+            stats: RunStats::default(),
+        },
+        counts: None,
     };
-    let written = serde_json::to_value(Output::of_run(&result)).unwrap();
+    let written = serde_json::to_value(Output::of_run(Machine::Kvm, &ran)).unwrap();
     assert_eq!(written["outcome"], "finished");
     assert_eq!(written["report"], Value::Null);
 }
@@ -70,14 +106,14 @@ fn without_a_report() {
 #[test]
 fn every_field_is_described() {
     let mut written = BTreeSet::new();
-    let value = serde_json::to_value(Output::of_run(&reported())).unwrap();
+    let value = serde_json::to_value(Output::of_run(Machine::Simulated, &simulated())).unwrap();
     paths("", &value, &mut written);
     let described: BTreeSet<String> = DOCS
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
         .map(|(path, _)| path.to_owned())
-        // Quoted ones are values.
-        .filter(|path| !path.starts_with('"'))
+        // Quoted ones are values, and the others flags.
+        .filter(|path| !path.starts_with(['"', '-']))
         .collect();
     assert_eq!(written, described);
 }

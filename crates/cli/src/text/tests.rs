@@ -1,4 +1,4 @@
-use surefault_core::run::{RunStats, TaskId};
+use surefault_core::run::{RunResult, TaskId};
 use surefault_core::{
     Access, Cause, CauseId, Failure, FaultReport, Gfn, Gpa, Gva, PageIndex, SlotId, VcpuId,
 };
@@ -12,6 +12,13 @@ fn args(line: &str) -> RunArgs {
     let Command::Run(args) =
         Cli::parse_from(format!("surefault run {line}").split_whitespace()).command;
     args
+}
+
+fn on_kvm(result: RunResult) -> Ran {
+    Ran {
+        result,
+        counts: None,
+    }
 }
 
 #[test]
@@ -36,7 +43,7 @@ fn a_report_says_which_page_which_access_why_and_what_next() {
         task: Some(TaskId::new(3)),
         page: PageIndex::new(5),
     };
-    let ran = RunResult {
+    let ran = on_kvm(RunResult {
         outcome: Outcome::Reported,
         report: Some(reported),
         stats: RunStats {
@@ -45,7 +52,7 @@ fn a_report_says_which_page_which_access_why_and_what_next() {
             elapsed: Duration::from_micros(15_730),
             ..RunStats::default()
         },
-    };
+    });
     assert_eq!(
         result(&ran, &args("--tasks 4")),
         "\
@@ -62,14 +69,14 @@ page 5 cannot be provided: mem.img is too short: it has 20480 bytes, and 24576 a
 
 #[test]
 fn wrong_sums_are_not_passed_over() {
-    let ran = RunResult {
+    let ran = on_kvm(RunResult {
         outcome: Outcome::Finished,
         report: None,
         stats: RunStats {
             wrong_sums: 2,
             ..RunStats::default()
         },
-    };
+    });
     assert!(result(&ran, &args("")).contains("2 sums WRONG"));
 }
 

@@ -4,10 +4,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::surefault::{BINARY, output};
+use surefault_testkit::page_size;
+
+use crate::surefault::{BINARY, Ran, output};
 
 crate::cases![
     no_kvm(RootAndGuest),
+    no_kvm_and_nothing_real_asked_for(RootAndGuest),
     kvm_for_others_only(RootAndGuest),
     no_permission_to_serve_faults(Restricted),
 ];
@@ -23,11 +26,31 @@ pub(crate) fn for_everybody() -> (tempfile::TempDir, PathBuf) {
 }
 
 /// In a mount namespace of its own, with an empty /dev.
-fn no_kvm() {
+fn without_kvm(arguments: &str) -> Ran {
     let mut command = Command::new("unshare");
-    let script = "mount -t tmpfs none /dev && exec \"$0\" run --pages 8";
-    command.args(["--mount", "sh", "-c", script, BINARY]);
-    output(&mut command).refused(5, &["/dev/kvm does not exist", "what to do: load it"]);
+    let script = format!("mount -t tmpfs none /dev && exec \"$0\" run --pages 8 {arguments}");
+    output(command.args(["--mount", "sh", "-c", &script, BINARY]))
+}
+
+fn no_kvm() {
+    let ran = without_kvm("--machine kvm");
+    assert_eq!(ran.stdout, "");
+    ran.refused(5, &["/dev/kvm does not exist", "what to do: load it"]);
+    // A real source is not replaced by a simulated one.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let len = 8 * page_size() as u64;
+    file.as_file().set_len(len).expect("set_len");
+    let store = format!("--store {}", file.path().display());
+    without_kvm(&store).refused(5, &["/dev/kvm does not exist", "--machine sim"]);
+}
+
+fn no_kvm_and_nothing_real_asked_for() {
+    let ran = without_kvm("").ended(0);
+    assert!(
+        ran.stdout.starts_with("machine: simulated, "),
+        "{}",
+        ran.stdout
+    );
 }
 
 /// A user who may serve page faults, but not open /dev/kvm.

@@ -2,6 +2,7 @@
 
 mod host;
 mod run;
+mod sim;
 mod store;
 mod surefault;
 
@@ -94,7 +95,7 @@ pub(crate) use cases;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = [store::CASES, host::CASES, run::CASES]
+    let trials = [store::CASES, host::CASES, sim::CASES, run::CASES]
         .concat()
         .into_iter()
         .map(|case| {

@@ -99,6 +99,18 @@ fn flags_that_are_wrong() {
             &["--apf", "off", "--policy", "retry"],
             &["--policy", "--apf off"],
         ),
+        (
+            &["--apf", "kernel", "--policy", "exact"],
+            &["--policy", "--apf kernel", "one policy, retry"],
+        ),
+        (
+            &["--pager", "none", "--apf", "user"],
+            &["--apf user", "--pager none"],
+        ),
+        (
+            &["--machine", "sim", "--store", "/"],
+            &["--store", "--machine sim"],
+        ),
         (&["--format", "xml"], &["--format"]),
         (&["--store", "http://a/b"], &["--store", "http://"]),
         (&["--stor", "x"], &["--store"]),
@@ -125,15 +137,13 @@ fn plans_that_are_wrong() {
 }
 
 fn what_does_not_exist_yet() {
-    for (option, value) in [
-        ("--machine", "sim"),
-        ("--pager", "none"),
-        ("--apf", "kernel"),
-        ("--apf", "user"),
-        ("--on-error", "stop"),
-        ("--on-error", "guest"),
+    for (flags, words) in [
+        (&["--pager", "none"][..], "--pager none"),
+        (&["--apf", "kernel"], "--apf kernel"),
+        (&["--machine", "kvm", "--apf", "user"], "--apf user on KVM"),
+        (&["--on-error", "stop"], "--on-error stop"),
+        (&["--on-error", "guest"], "--on-error guest"),
     ] {
-        let words = format!("{option} {value} is not available yet");
-        run(&[option, value]).refused(2, &[&words]);
+        run(flags).refused(2, &[words, "is not available yet"]);
     }
 }
