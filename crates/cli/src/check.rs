@@ -55,13 +55,8 @@ fn policy(args: &RunArgs) -> Result<(), Failure> {
 }
 
 fn on_kvm(args: &RunArgs) -> Result<(), Failure> {
-    match args.pager {
-        PagerChoice::Surefault => {}
-        PagerChoice::None => return not_yet("--pager none", "--machine sim for it"),
-    }
     match args.apf {
-        Apf::Off => Ok(()),
-        Apf::Kernel => not_yet("--apf kernel", "--machine sim for it"),
+        Apf::Off | Apf::Kernel => Ok(()),
         Apf::User => not_yet("--apf user on KVM", "--machine sim for it"),
     }
 }

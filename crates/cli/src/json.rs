@@ -5,7 +5,7 @@
 mod tests;
 
 use serde::Serialize;
-use surefault_core::run::{Outcome, Reported, RunStats};
+use surefault_core::run::{Counters, Outcome, Reported, RunStats};
 use surefault_core::{Access, CauseKind, Gfn, PageIndex, SlotId, VcpuId};
 use surefault_sim::Counts;
 
@@ -22,7 +22,7 @@ pub(crate) struct Output<'a> {
     machine: Machine,
     outcome: Outcome,
     report: Option<Report<'a>>,
-    stats: Stats,
+    stats: Stats<'a>,
 }
 
 #[derive(Serialize, Debug)]
@@ -46,14 +46,18 @@ struct Cause<'a> {
 }
 
 #[derive(Serialize, Debug)]
-pub(crate) struct Stats {
+pub(crate) struct Stats<'a> {
     pages_done: u64,
     tasks_finished: u16,
     wrong_sums: u64,
     unchecked_sums: u64,
     healed: u64,
+    tokens_left: u64,
     progress: u64,
+    returns: u64,
     elapsed_ns: u64,
+    kvm: Option<&'a Counters>,
+    pager: Option<&'a Counters>,
     sim: Option<Simulated>,
 }
 
@@ -116,18 +120,21 @@ impl<'a> Report<'a> {
     }
 }
 
-impl Stats {
+impl<'a> Stats<'a> {
     /// What was counted in a run.
-    pub(crate) fn of(ran: &Ran) -> Stats {
+    pub(crate) fn of(ran: &'a Ran) -> Stats<'a> {
         let RunStats {
             pages_done,
             tasks_finished,
             wrong_sums,
             unchecked_sums,
             healed,
+            tokens_left,
             progress,
+            returns,
+            ref kvm,
+            ref pager,
             elapsed,
-            ..
         } = ran.result.stats;
         Stats {
             pages_done,
@@ -135,9 +142,13 @@ impl Stats {
             wrong_sums,
             unchecked_sums,
             healed,
+            tokens_left,
             progress,
+            returns,
             // 584 years.
             elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+            kvm: (!kvm.is_empty()).then_some(kvm),
+            pager: (!pager.is_empty()).then_some(pager),
             sim: ran.counts.as_ref().map(Simulated::of),
         }
     }

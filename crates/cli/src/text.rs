@@ -65,7 +65,20 @@ pub(crate) fn result(ran: &Ran, args: &RunArgs) -> String {
         Some(counts) => line(&mut text, "faults", faults(counts)),
         None => line(&mut text, "sums", sums(stats)),
     }
+    if let Some(counted) = kvm(stats) {
+        line(&mut text, "kvm", counted);
+    }
     text
+}
+
+/// What KVM says of the faults, where it says anything.
+fn kvm(stats: &RunStats) -> Option<String> {
+    let taken = stats.kvm.get("pf_taken")?;
+    let fixed = stats.kvm.get("pf_fixed")?;
+    let returned = count(stats.returns, "time");
+    Some(format!(
+        "{taken} faults taken, {fixed} fixed; KVM_RUN returned {returned}"
+    ))
 }
 
 fn sums(stats: &RunStats) -> String {

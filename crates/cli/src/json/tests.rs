@@ -4,6 +4,7 @@ use std::time::Duration;
 use serde_json::Value;
 use surefault_core::run::{RunResult, TaskId};
 use surefault_core::{Cause, CauseId, Failure, FaultReport, Gpa, Gva};
+use surefault_pager::PagerStats;
 
 use super::*;
 
@@ -42,8 +43,13 @@ fn reported() -> Ran {
             unchecked_sums: 2,
             healed: 0,
             progress: 1234,
+            tokens_left: 8,
+            returns: 9,
+            kvm: [("exits".into(), 31), ("pf_taken".into(), 30)].into(),
+            pager: (PagerStats::default().named().zip(40..))
+                .map(|((name, _), value)| (name.into(), value))
+                .collect(),
             elapsed: Duration::from_micros(1500),
-            ..RunStats::default()
         },
     };
     Ran {
@@ -101,7 +107,7 @@ fn without_a_report() {
     assert_eq!(written["report"], Value::Null);
 }
 
-/// Every field, with its path, has a row in the document; and no row is about a field that there is
+/// Every field, with its path (but for KVM's own counters, which are Linux's to name), has a row in the document; and no row is about a field that there is
 /// not.
 #[test]
 fn every_field_is_described() {
@@ -124,7 +130,9 @@ fn paths(prefix: &str, value: &Value, into: &mut BTreeSet<String>) {
             "" => key.clone(),
             _ => format!("{prefix}.{key}"),
         };
-        paths(&path, value, into);
+        if path != "stats.kvm" {
+            paths(&path, value, into);
+        }
         into.insert(path);
     }
 }

@@ -12,6 +12,8 @@ use crate::surefault::{BINARY, Ran, run};
 crate::cases![
     healthy_runs_finish(Guest),
     a_failing_page_is_reported(Guest),
+    a_report_is_the_same_in_each_mode(Guest),
+    linux_alone_loops_or_says_bad_address(Guest),
     a_report_in_words(Guest),
     a_temporary_failure_is_not_reported(Guest),
     a_stall_is_reported_at_its_deadline(Guest),
@@ -87,6 +89,54 @@ fn a_failing_page_is_reported() {
         assert_eq!(gpa, gfn * page_size() as u64);
         assert_eq!(result["stats"]["wrong_sums"], 0);
     }
+}
+
+/// One task, one seed: whichever way the fault went, field by field.
+fn a_report_is_the_same_in_each_mode() {
+    for page in ["0", "17", "63"] {
+        let report = |apf: &str| {
+            let ran = json(&["--pages", "64", "--fail", page, "--apf", apf, "--seed", "3"]);
+            ran.ended(3).json()["report"].take()
+        };
+        let off = report("off");
+        assert_eq!(off["page"].to_string(), page);
+        assert_eq!(report("kernel"), off);
+    }
+    // With many tasks, a page that the plan fails, and the task that touched it.
+    let arguments = ["--pages", "64", "--tasks", "8", "--vcpus", "2"];
+    let trouble = ["--fail", "9,20,33", "--apf", "kernel", "--latency", "1ms"];
+    let result = json(&[arguments, trouble].concat()).ended(3).json();
+    let page = result["report"]["page"].as_u64().expect("a number");
+    assert!([9, 20, 33].contains(&page), "{page}");
+    assert!(result["report"]["task"].is_u64(), "{result}");
+    assert_eq!(result["stats"]["wrong_sums"], 0);
+}
+
+fn linux_alone_loops_or_says_bad_address() {
+    let alone = ["--pager", "none", "--pages", "64", "--fail", "17"];
+    let begun = Instant::now();
+    let ran = json(&[&alone[..], &["--apf", "off", "--timeout", "60s"]].concat());
+    let result = ran.ended(3).json();
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_eq!(result["report"]["cause"]["kind"], "bad-address");
+    assert_eq!(result["stats"]["pager"], serde_json::Value::Null);
+
+    // Thousands of faults in two seconds on a quiet host; a busy one is given more time.
+    let mut taken = 0;
+    for timeout in ["2s", "8s", "30s"] {
+        let ran = json(&[&alone[..], &["--apf", "kernel", "--timeout", timeout]].concat());
+        let result = ran.ended(4).json();
+        taken = result["stats"]["kvm"]["pf_taken"]
+            .as_u64()
+            .expect("a count");
+        assert_eq!(result["report"], serde_json::Value::Null);
+        assert_eq!(result["stats"]["returns"], 0);
+        if taken >= 2000 {
+            assert_eq!(result["outcome"], "looped");
+            break;
+        }
+    }
+    assert!(taken >= 2000, "{taken} faults");
 }
 
 fn a_report_in_words() {

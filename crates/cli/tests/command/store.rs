@@ -111,6 +111,10 @@ fn flags_that_are_wrong() {
             &["--machine", "sim", "--store", "/"],
             &["--store", "--machine sim"],
         ),
+        (
+            &["--machine", "kvm", "--pager", "none", "--fail", "5:stall"],
+            &["page 5", "without a pager"],
+        ),
         (&["--format", "xml"], &["--format"]),
         (&["--store", "http://a/b"], &["--store", "http://"]),
         (&["--stor", "x"], &["--store"]),
@@ -138,9 +142,10 @@ fn plans_that_are_wrong() {
 
 fn what_does_not_exist_yet() {
     for (flags, words) in [
-        (&["--pager", "none"][..], "--pager none"),
-        (&["--apf", "kernel"], "--apf kernel"),
-        (&["--machine", "kvm", "--apf", "user"], "--apf user on KVM"),
+        (
+            &["--machine", "kvm", "--apf", "user"][..],
+            "--apf user on KVM",
+        ),
         (&["--on-error", "stop"], "--on-error stop"),
         (&["--on-error", "guest"], "--on-error guest"),
     ] {
