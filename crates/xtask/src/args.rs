@@ -1,13 +1,14 @@
 //! The command line of `cargo xtask`.
 
-use crate::packages::{KERNELS, Kernel};
+use crate::packages::{KERNELS, Kernel, Origin};
 
 /// The text of `--help`.
 pub(crate) const HELP: &str = "\
 cargo xtask matrix [options]
   Boots stock kernels under QEMU's emulation of an AMD host and runs Surefault's cases in them.
 
-  --kernel 6.1,6.12,7.3   only these kernels (default: all)
+  --kernel 6.1,6.12,7.3   only these kernels (default: all three); `host` is the one that runs
+                          here, on which the cases run as they are
   --only CASE[,CASE]      only these cases; a final * stands for any rest
   --format text|json      what is printed to stdout (default: text)
   --jobs N                kernels at a time (default: 1; times are then comparable)
@@ -83,7 +84,10 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task, Usa
         Some(other) => return Err(Usage(format!("there is no task {other}"))),
     }
     let mut options = Options {
-        kernels: KERNELS.to_vec(),
+        kernels: KERNELS
+            .into_iter()
+            .filter(|kernel| kernel.origin != Origin::Host)
+            .collect(),
         only: None,
         format: Format::Text,
         jobs: 1,
@@ -170,6 +174,8 @@ mod tests {
         assert!(!all.wants("probe2") && !all.wants("kernel-stall"));
         assert_eq!((all.format, all.jobs), (Format::Json, 2));
         assert!(options("matrix").wants("anything"));
+        assert_eq!(options("matrix").kernels, KERNELS[..3]);
+        assert_eq!(options("matrix --kernel host").kernels, KERNELS[3..]);
     }
 
     #[test]

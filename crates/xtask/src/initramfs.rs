@@ -11,6 +11,8 @@ use crate::packages::KernelFiles;
 use crate::program::Programs;
 
 const INIT: &str = include_str!("init.sh");
+/// What runs a case, on these kernels and on the host.
+pub(crate) const CASES: &str = include_str!("cases.sh");
 
 /// Writes the initramfs for a boot that runs these cases.
 ///
@@ -54,14 +56,17 @@ pub(crate) fn write(
             .with_context(packing)?;
     }
     archive
+        .executable("cases.sh", CASES.as_bytes())
+        .with_context(packing)?;
+    archive
         .executable("cases", script(cases, programs).as_bytes())
         .with_context(packing)?;
     archive.finish().with_context(packing)?;
     Ok(())
 }
 
-/// One line for each case, in the words of `init.sh`.
-fn script(cases: &[&Case], programs: &Programs) -> String {
+/// One line for each case, in the words of `cases.sh`.
+pub(crate) fn script(cases: &[&Case], programs: &Programs) -> String {
     cases
         .iter()
         .map(|case| {

@@ -9,8 +9,10 @@ mod cases;
 mod command;
 mod cpio;
 mod expect;
+mod host;
 mod initramfs;
 mod ledger;
+mod listen;
 mod matrix;
 mod missing;
 mod packages;
@@ -31,7 +33,7 @@ use crate::args::{Format, HELP, Options, Task};
 use crate::cases::Case;
 use crate::matrix::{Bench, Matrix};
 use crate::missing::Missing;
-use crate::packages::Packages;
+use crate::packages::{Origin, Packages};
 use crate::program::Programs;
 
 const FAILED: u8 = 1;
@@ -112,7 +114,9 @@ fn run(root: &Path, options: &Options, cases: &[&Case]) -> Result<Matrix> {
         )
         .into());
     }
-    qemu::available()?;
+    if options.kernels.iter().any(|k| k.origin != Origin::Host) {
+        qemu::available()?;
+    }
     let packages = Packages::get(
         &packages::cache_directory()?,
         &options.kernels,

@@ -12,11 +12,13 @@ use serde::Serialize;
 
 use crate::cases::Case;
 use crate::command::last_lines;
+use crate::host;
 use crate::initramfs;
+use crate::listen::{Heard, listen};
 use crate::packages::{Kernel, KernelFiles, Packages};
 use crate::program::Programs;
 use crate::protocol::Phase;
-use crate::qemu::{self, Boot, Machine};
+use crate::qemu;
 use crate::verdict::{Outcome, compare_cases, compare_kernels, nanoseconds};
 
 /// All that came out.
@@ -52,6 +54,14 @@ impl Matrix {
     }
 }
 
+/// A kernel's turn at some cases: a boot, or on the host a run of the script.
+#[derive(Debug)]
+struct Boot {
+    heard: Heard,
+    /// What the kernel, or on the host the script, complained about.
+    console: String,
+}
+
 /// Everything that a run needs.
 pub(crate) struct Bench<'a> {
     pub(crate) packages: &'a Packages,
@@ -78,7 +88,7 @@ impl Bench<'_> {
                         std::iter::from_fn(next)
                             .map(|(place, (kernel, files))| {
                                 let column = self
-                                    .run_kernel(*kernel, files)
+                                    .run_kernel(*kernel, files.as_ref())
                                     .with_context(|| format!("running Linux {}", kernel.name))?;
                                 Ok((place, column))
                             })
@@ -106,11 +116,11 @@ impl Bench<'_> {
 
     /// Boots until every case of the kernel had its turn: a case that takes the kernel down does
     /// not take the others with it.
-    fn run_kernel(&self, kernel: Kernel, files: &KernelFiles) -> Result<Column> {
+    fn run_kernel(&self, kernel: Kernel, files: Option<&KernelFiles>) -> Result<Column> {
         let started = Instant::now();
         let mut column = Column {
             kernel: kernel.name,
-            package_version: files.package_version.clone(),
+            package_version: files.map_or_else(String::new, |f| f.package_version.clone()),
             facts: Vec::new(),
             up_after: None,
             took: None,
@@ -126,10 +136,13 @@ impl Bench<'_> {
             }
             let name = format!("{}-{boot_number}", kernel.name);
             let boot = self.boot(&name, files, &remaining)?;
-            if let Some(up) = &boot.transcript.up {
+            if let Some(up) = &boot.heard.transcript.up {
                 column.facts.clone_from(&up.facts);
+                if files.is_none() {
+                    column.package_version.clone_from(&up.release);
+                }
             }
-            column.up_after = column.up_after.or(boot.up_after);
+            column.up_after = column.up_after.or(boot.heard.up_after);
             let (ended, left) = judge_boot(kernel.name, &remaining, &boot);
             for outcome in &ended {
                 eprintln!("matrix: {} {}", kernel.name, crate::table::line(outcome));
@@ -159,30 +172,30 @@ impl Bench<'_> {
         Ok(column)
     }
 
-    fn boot(&self, name: &str, files: &KernelFiles, cases: &[&Case]) -> Result<Boot> {
-        let initramfs = self.directory.join(format!("{name}.cpio"));
-        initramfs::write(
-            &initramfs,
-            &self.packages.busybox,
-            files,
-            self.programs,
-            cases,
-        )?;
-        let boot = qemu::boot(
-            &Machine {
-                vmlinuz: &files.vmlinuz,
-                initramfs: &initramfs,
-                console: &self.directory.join(format!("{name}.console")),
-            },
-            |name| {
-                cases
-                    .iter()
-                    .find(|case| case.name == name)
-                    .map_or(Duration::ZERO, |case| case.limit)
-            },
-        )?;
-        fs::remove_file(&initramfs).with_context(|| format!("removing {}", initramfs.display()))?;
-        Ok(boot)
+    fn boot(&self, name: &str, files: Option<&KernelFiles>, cases: &[&Case]) -> Result<Boot> {
+        let path = |kind: &str| self.directory.join(format!("{name}.{kind}"));
+        let (console, initramfs) = (path("console"), path("cpio"));
+        let busybox = &self.packages.busybox;
+        let child = match files {
+            None => host::start(&path("host"), busybox, self.programs, cases, &console)?,
+            Some(files) => {
+                initramfs::write(&initramfs, busybox, files, self.programs, cases)?;
+                qemu::start(&files.vmlinuz, &initramfs, &console, &path("qemu"))?
+            }
+        };
+        let heard = listen(child, |name| {
+            let case = cases.iter().find(|case| case.name == name);
+            case.map_or(Duration::ZERO, |case| case.limit)
+        })?;
+        if files.is_some() {
+            fs::remove_file(&initramfs)
+                .with_context(|| format!("removing {}", initramfs.display()))?;
+        }
+        let console = fs::read(console).unwrap_or_default();
+        Ok(Boot {
+            heard,
+            console: String::from_utf8_lossy(&console).into_owned(),
+        })
     }
 
     /// What somebody needs who wants to know why: the cases' own words, and the console.
@@ -191,6 +204,7 @@ impl Bench<'_> {
         for outcome in outcomes {
             log += &format!("== {}\n", crate::table::line(outcome));
             if let Some(ended) = boot
+                .heard
                 .transcript
                 .ended
                 .iter()
@@ -201,7 +215,7 @@ impl Bench<'_> {
         }
         log += &format!(
             "== unfinished\n-- stdout\n{}-- stderr\n{}",
-            boot.transcript.stdout, boot.transcript.stderr
+            boot.heard.transcript.stdout, boot.heard.transcript.stderr
         );
         let qemu = fs::read(self.directory.join(format!("{name}.qemu"))).unwrap_or_default();
         let qemu = String::from_utf8_lossy(&qemu);
@@ -234,16 +248,21 @@ fn judge_boot<'a>(kernel: &str, cases: &[&'a Case], boot: &Boot) -> (Vec<Outcome
     let mut outcomes = Vec::new();
     let mut left = Vec::new();
     let failure = || {
-        let said = last_lines(&boot.transcript.stderr, 5);
-        let how = boot.failure.as_deref().unwrap_or("no end marker");
+        let said = last_lines(&boot.heard.transcript.stderr, 5);
+        let how = boot.heard.failure.as_deref().unwrap_or("no end marker");
         match said.as_str() {
             "" => how.to_owned(),
             said => format!("{how}; it said last: {said}"),
         }
     };
     for case in cases {
-        let ended = boot.transcript.ended.iter().find(|e| e.name == case.name);
-        match (ended, boot.transcript.phase()) {
+        let ended = boot
+            .heard
+            .transcript
+            .ended
+            .iter()
+            .find(|e| e.name == case.name);
+        match (ended, boot.heard.transcript.phase()) {
             (Some(ended), _) => outcomes.push(Outcome::of(case, kernel, ended)),
             (None, Phase::Running(name)) if *name == case.name => {
                 outcomes.push(Outcome::lost(case, failure()).with_console(&boot.console));

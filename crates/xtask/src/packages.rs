@@ -10,28 +10,43 @@ use crate::apt::Apt;
 use crate::command::{output, require};
 use crate::missing::Missing;
 
-/// A kernel of the matrix: its name here, and the suite whose newest cloud kernel it is.
+/// A kernel of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kernel {
+    /// As it is asked for, and as cases speak of it.
     pub(crate) name: &'static str,
-    pub(crate) suite: &'static str,
+    pub(crate) origin: Origin,
+}
+
+/// Where a kernel comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The newest cloud kernel of this suite of Debian.
+    Suite(&'static str),
+    /// It runs already.
+    Host,
 }
 
 /// The kernels there are, oldest first. A newer one is a line here.
-pub(crate) const KERNELS: [Kernel; 3] = [
+pub(crate) const KERNELS: [Kernel; 4] = [
+    stock("6.1", OLDEST_SUITE),
+    stock("6.12", "bookworm-backports"),
+    stock("7.3", "trixie-backports"),
     Kernel {
-        name: "6.1",
-        suite: "bookworm",
-    },
-    Kernel {
-        name: "6.12",
-        suite: "bookworm-backports",
-    },
-    Kernel {
-        name: "7.3",
-        suite: "trixie-backports",
+        name: "host",
+        origin: Origin::Host,
     },
 ];
+
+/// Busybox comes from it, too.
+const OLDEST_SUITE: &str = "bookworm";
+
+const fn stock(name: &'static str, suite: &'static str) -> Kernel {
+    Kernel {
+        name,
+        origin: Origin::Suite(suite),
+    }
+}
 
 /// The small kernel: fewer drivers, but all of KVM, and booting in a few seconds under emulation.
 const META: &str = "linux-image-cloud-amd64";
@@ -51,7 +66,8 @@ pub(crate) struct KernelFiles {
 /// Everything that comes from packages.
 pub(crate) struct Packages {
     pub(crate) busybox: PathBuf,
-    pub(crate) kernels: Vec<(Kernel, KernelFiles)>,
+    /// Without files where it runs already.
+    pub(crate) kernels: Vec<(Kernel, Option<KernelFiles>)>,
 }
 
 impl Packages {
@@ -67,14 +83,25 @@ impl Packages {
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
             .context("locking the cache")?;
         require("tar", "apt-get install tar")?;
-        let suites: Vec<_> = KERNELS.iter().map(|kernel| kernel.suite).collect();
+        let suites: Vec<_> = KERNELS
+            .iter()
+            .filter_map(|kernel| match kernel.origin {
+                Origin::Suite(suite) => Some(suite),
+                Origin::Host => None,
+            })
+            .collect();
         let apt = Apt::new(cache.join("apt"), &suites, refresh)?;
         let busybox = get_busybox(&apt, cache)?;
         let kernels = kernels
             .iter()
             .map(|&kernel| {
-                let files = get_kernel(&apt, cache, kernel)
-                    .with_context(|| format!("getting Linux {}", kernel.name))?;
+                let files = match kernel.origin {
+                    Origin::Host => None,
+                    Origin::Suite(suite) => Some(
+                        get_kernel(&apt, cache, suite)
+                            .with_context(|| format!("getting Linux {}", kernel.name))?,
+                    ),
+                };
                 Ok((kernel, files))
             })
             .collect::<Result<_>>()?;
@@ -83,15 +110,15 @@ impl Packages {
 }
 
 fn get_busybox(apt: &Apt, cache: &Path) -> Result<PathBuf> {
-    let version = apt.version("busybox-static", KERNELS[0].suite)?;
+    let version = apt.version("busybox-static", OLDEST_SUITE)?;
     let dir = unpacked(cache, "busybox-static", &version, |dir| {
         fetch(apt, "busybox-static", &version, dir, &["*/bin/busybox"])
     })?;
     find(&dir, |name| name == "busybox")?.context("busybox-static has no busybox")
 }
 
-fn get_kernel(apt: &Apt, cache: &Path, kernel: Kernel) -> Result<KernelFiles> {
-    let meta = apt.version(META, kernel.suite)?;
+fn get_kernel(apt: &Apt, cache: &Path, suite: &str) -> Result<KernelFiles> {
+    let meta = apt.version(META, suite)?;
     let dir = unpacked(cache, META, &meta, |dir| {
         let mut wanted = vec!["*/vmlinuz*".to_owned()];
         wanted.extend(MODULES.iter().map(|module| format!("*/{module}.ko*")));

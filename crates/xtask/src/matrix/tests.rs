@@ -13,9 +13,11 @@ fn boot(lines: &[&str], failure: Option<&str>) -> Boot {
         transcript.handle_line(line).unwrap();
     }
     Boot {
-        transcript,
-        failure: failure.map(str::to_owned),
-        up_after: None,
+        heard: Heard {
+            transcript,
+            failure: failure.map(str::to_owned),
+            up_after: None,
+        },
         console: String::new(),
     }
 }
