@@ -1,13 +1,11 @@
 //! What can be written on the command line. The words mean the same in every command.
 
-use core::time::Duration;
-use std::path::PathBuf;
+mod run;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use surefault_core::plan::{Latency, Rule, parse_duration};
-use surefault_core::policy::PolicyKind;
 use surefault_core::run::{ApfMode, PagerMode};
+
+pub(crate) use run::RunArgs;
 
 /// Memory on demand for KVM guests, in which every page fault ends: with the page, or with an error
 /// that names it.
@@ -26,91 +24,24 @@ pub(crate) enum Command {
     /// 4 the time limit was reached; 5 the host lacks something; 6 the run was stopped; 1 anything
     /// unexpected.
     Run(RunArgs),
+
+    /// Show what happens when a page cannot be provided: with Linux alone, and with Surefault.
+    ///
+    /// One guest, one bad page, a few seconds. Exit codes: 0 the story went as told; 1 it did not;
+    /// 5 the host lacks something.
+    Demo(DemoArgs),
 }
 
 #[derive(Args, Clone, Debug)]
-pub(crate) struct RunArgs {
-    /// The machine to run on. The first line of the output says which it is.
+pub(crate) struct DemoArgs {
+    /// The machine to show it on. The first line of the output says which it is.
     #[arg(long, value_enum, default_value_t = MachineChoice::Auto)]
     pub(crate) machine: MachineChoice,
 
-    /// Who provides the pages.
-    #[arg(long, value_enum, default_value_t = PagerChoice::Surefault)]
-    pub(crate) pager: PagerChoice,
-
-    /// Who runs the guest's asynchronous page faults.
-    #[arg(long, value_enum, default_value_t = Apf::Off)]
-    pub(crate) apf: Apf,
-
-    /// What is done about the error of an asynchronous fault, with --apf user [default: exact].
-    /// With --apf kernel it is Linux that decides, and it has one policy: retry.
-    #[arg(long, value_name = "POLICY", value_parser = policy_parser())]
-    pub(crate) policy: Option<PolicyKind>,
-
-    /// What happens when a page has failed.
-    #[arg(long, value_enum, default_value_t = OnError::Exit)]
-    pub(crate) on_error: OnError,
-
-    /// The file or block device that the pages come from [default: a seeded pattern]. Not on the
-    /// simulated machine, whose pages have no contents.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) store: Option<PathBuf>,
-
-    /// Pages that fail, and how: `5`, `5,9-12:stall`, `p=0.01:temporary=2`, or `none`. May be given
-    /// several times; the first that names a page decides.
-    ///
-    /// Ways to fail: permanent (the default), temporary=N (the first N attempts), stall (no answer),
-    /// truncate (the source ends before the page). Pages are counted from 0 in the demand-paged
-    /// region; p is each page's probability, drawn from the seed.
-    #[arg(long, value_name = "SPEC", value_parser = fail)]
-    pub(crate) fail: Vec<Fail>,
-
-    /// A TOML file with more rules like those of --fail, which come first.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) fault_plan: Option<PathBuf>,
-
-    /// Tasks of the guest that touch pages, dealt round-robin to the vCPUs.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) tasks: u16,
-
-    /// vCPUs.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub(crate) vcpus: u16,
-
-    /// Pages of the demand-paged region.
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=MAX_PAGES))]
-    pub(crate) pages: u64,
-
-    /// Decides the order of touches, the pattern, and whatever a fault plan leaves to chance
-    /// [default: 0, or the fault plan's].
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u64>,
-
-    /// How long the source takes for a page: `1ms`, or between two: `20us..5ms` [default: 0, or the
-    /// fault plan's]. A time is a number and a unit: ns, us,
-    /// ms or s.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) latency: Option<Latency>,
-
-    /// How long a page may take, all attempts together, before it has failed.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = positive)]
-    pub(crate) deadline: Duration,
-
-    /// Attempts at a page before it has failed.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
-    pub(crate) attempts: u8,
-
-    /// How long the whole run may take, by the clock of its machine.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = positive)]
-    pub(crate) timeout: Duration,
-
-    /// The form of the result on standard output.
+    /// The form of the story on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
-
-/// 64 GiB of 4 KiB pages: what the lists of touches of a run still fit into memory for.
-const MAX_PAGES: u64 = 1 << 24;
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum MachineChoice {
@@ -176,32 +107,6 @@ pub(crate) enum Format {
     Text,
     /// One JSON object, whose fields docs/json.md describes.
     Json,
-}
-
-/// A value of `--fail`: a rule, or none.
-#[derive(Clone, Debug)]
-pub(crate) struct Fail(pub(crate) Option<Rule>);
-
-fn fail(spec: &str) -> Result<Fail, surefault_core::plan::ParsePlanError> {
-    match spec {
-        "none" => Ok(Fail(None)),
-        spec => spec.parse().map(|rule| Fail(Some(rule))),
-    }
-}
-
-fn positive(text: &str) -> Result<Duration, String> {
-    match parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("must be longer than 0".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn policy_parser() -> impl TypedValueParser<Value = PolicyKind> {
-    let names = PolicyKind::ALL
-        .iter()
-        .map(|kind| PossibleValue::new(kind.as_str()).help(kind.help()));
-    PossibleValuesParser::new(names).map(|name| name.parse().expect("one of the names"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! never renamed.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod fields;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use serde::Serialize;
 use surefault_core::run::{Counters, Outcome, Reported, RunStats};
@@ -12,7 +14,7 @@ use surefault_sim::Counts;
 use crate::machine::{Machine, Ran};
 
 /// The form of the object.
-const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// The one object that a command writes.
 #[derive(Serialize, Debug)]

@@ -35,6 +35,11 @@ impl Machine {
         Machine::choose(args.machine, real, has_kvm())
     }
 
+    /// The machine for a demonstration, which any machine can give.
+    pub(crate) fn for_demo(choice: MachineChoice) -> Machine {
+        Machine::choose(choice, false, has_kvm())
+    }
+
     fn choose(choice: MachineChoice, real: bool, has_kvm: bool) -> Machine {
         match choice {
             MachineChoice::Kvm => Machine::Kvm,

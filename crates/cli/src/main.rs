@@ -9,12 +9,14 @@
 //! | `machine` | the machine that a run is on |
 //! | `kvm`, `simulated` | runs on either |
 //! | `run` | the command `run` |
+//! | `demo` | the command `demo`: its story, told in `demo/text` and `demo/json` |
 //! | `text`, `json` | what came of it, for people and for programs |
 //! | `output` | standard output |
 //! | `progress` | how far it is, on a terminal |
 
 mod args;
 mod check;
+mod demo;
 mod exit;
 mod json;
 mod kvm;
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Demo(args) => demo::run(args),
     };
     match ended {
         Ok(exit) => exit.into(),

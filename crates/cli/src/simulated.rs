@@ -2,7 +2,7 @@
 
 use surefault_core::policy::PolicyKind;
 use surefault_core::run::{PagerMode, RunSpec};
-use surefault_sim::{Host, SimError, SimSpec};
+use surefault_sim::{Host, OnReport, SimError, SimSpec};
 
 use crate::exit::{Exit, Failure};
 use crate::machine::Ran;
@@ -19,6 +19,14 @@ pub(crate) fn spec(run: RunSpec, policy: PolicyKind) -> SimSpec {
         },
         policy,
         ..SimSpec::new(run)
+    }
+}
+
+/// The same, in which each page that is reported is repaired, and the vCPU resumed.
+pub(crate) fn healing(spec: SimSpec) -> SimSpec {
+    SimSpec {
+        on_report: OnReport::Heal,
+        ..spec
     }
 }
 

@@ -127,7 +127,7 @@ fn ending(outcome: Outcome, timeout: Duration) -> String {
 }
 
 /// Which page, which access, why, after how many attempts, and what to do next.
-fn report(reported: &Reported) -> String {
+pub(crate) fn report(reported: &Reported) -> String {
     let Reported {
         report,
         cause,
@@ -186,14 +186,14 @@ fn line(text: &mut String, name: &str, what: impl Display) {
     let _ = writeln!(text, "  {name:<8}{what}");
 }
 
-fn count(n: u64, what: &str) -> String {
+pub(crate) fn count(n: u64, what: &str) -> String {
     match n {
         1 => format!("1 {what}"),
         n => format!("{n} {what}s"),
     }
 }
 
-fn time(duration: Duration) -> impl Display {
+pub(crate) fn time(duration: Duration) -> impl Display {
     struct Time(Duration);
     impl Display for Time {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,9 +9,11 @@ use super::*;
 use crate::args::{Cli, Command};
 
 fn args(line: &str) -> RunArgs {
-    let Command::Run(args) =
-        Cli::parse_from(format!("surefault run {line}").split_whitespace()).command;
-    args
+    let line = format!("surefault run {line}");
+    match Cli::parse_from(line.split_whitespace()).command {
+        Command::Run(args) => args,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn on_kvm(result: RunResult) -> Ran {

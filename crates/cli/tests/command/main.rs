@@ -1,5 +1,6 @@
 //! The command itself: exit codes, what it says, and where.
 
+mod demo;
 mod host;
 mod run;
 mod sim;
@@ -95,13 +96,19 @@ pub(crate) use cases;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = [store::CASES, host::CASES, sim::CASES, run::CASES]
-        .concat()
-        .into_iter()
-        .map(|case| {
-            let (word, lacking) = case.needs.lacking();
-            trial(case.name, word, lacking, case.run)
-        })
-        .collect();
+    let trials = [
+        store::CASES,
+        host::CASES,
+        sim::CASES,
+        run::CASES,
+        demo::CASES,
+    ]
+    .concat()
+    .into_iter()
+    .map(|case| {
+        let (word, lacking) = case.needs.lacking();
+        trial(case.name, word, lacking, case.run)
+    })
+    .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
