@@ -121,6 +121,7 @@ use crate::{PageId, VcpuId};
 pub use config::{ConfigError, FaultsConfig, Paging};
 pub use defect::Defect;
 pub use effect::Effect;
+pub(crate) use gfn_set::hash_32;
 pub use input::{Accepted, Announced, Fault, Moment, Prefaulted, Root};
 pub use invariants::Violation;
 pub use item::ItemId;

@@ -5,8 +5,11 @@
 //! the end of this file, from which the choice at run time, the parser and the help are made.
 
 mod error_gfn;
+mod error_gfn_table;
 mod error_pending;
 mod exact;
+mod exit_on_completion;
+mod guest_error;
 mod list;
 mod retry;
 #[cfg(test)]
@@ -21,8 +24,11 @@ use crate::residency::PageState;
 use crate::{Failure, Gfn, PageId, VcpuId};
 
 pub use error_gfn::ErrorGfn;
+pub use error_gfn_table::ErrorGfnTable;
 pub use error_pending::ErrorPending;
 pub use exact::Exact;
+pub use exit_on_completion::ExitOnCompletion;
+pub use guest_error::GuestError;
 pub use list::UnknownPolicyError;
 pub use retry::Retry;
 
@@ -40,6 +46,14 @@ pub trait Policy: Clone + Eq + Hash + Debug {
     fn may_go_async(&mut self, attempt: &Attempt) -> bool {
         let _ = attempt;
         true
+    }
+
+    /// The work of an asynchronous fault ended with an error. Asked as its "ready" is about to be
+    /// said, before the outcome of the prefault, which may have been skipped, or may have found the
+    /// page there after all.
+    fn work_failed(&mut self, failed: &AsyncFailure) -> AfterFailure {
+        let _ = failed;
+        AfterFailure::SayReady
     }
 
     /// The prefault at ready time found that the page cannot be provided.
@@ -118,7 +132,9 @@ pub struct AsyncFailure {
 }
 
 /// What follows an asynchronous failure.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+///
+/// The later a variant, the more it says: of two answers to one failure the stronger counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum AfterFailure {
     /// The guest is told "ready", as if nothing had happened.
     SayReady,
@@ -156,6 +172,12 @@ list::policies! {
     ErrorGfn => "error-gfn",
     /// Counter-proposal of 2020: after an error a vCPU takes all faults sync until one is handled.
     ErrorPending => "error-pending",
+    /// v4 of 2020: each vCPU has a table of 64 addresses that failed, each of which goes sync once.
+    ErrorGfnTable => "error-gfn-table",
+    /// A maintainer's alternative of 2020: the vCPU exits as soon as the error is known.
+    ExitOnCompletion => "exit-on-completion",
+    /// RFC of 2020: the ready event tells the guest, which kills the task; else as error-gfn.
+    GuestError => "guest-error",
     /// Residency's failed pages are the record: a fault on one goes sync and is answered at once.
     Exact => "exact" (default),
 }

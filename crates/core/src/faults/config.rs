@@ -34,6 +34,8 @@ pub struct FaultsConfig {
     pub owed_slots: u16,
     /// Signals remembered until they are confirmed (Linux runs the APF), at least 1.
     pub observed_slots: u16,
+    /// Addresses that the policy `error-gfn-table` remembers for a vCPU: a power of two, at most 128.
+    pub error_slots: u8,
     /// An error that nobody came back for ends as unclaimed after one to two times this.
     pub unclaimed_after: Duration,
     /// The local APIC is emulated in the kernel. Without it no fault is asynchronous.
@@ -57,6 +59,7 @@ impl FaultsConfig {
             token_id_bits: 20,
             owed_slots: 64,
             observed_slots: 64,
+            error_slots: 64,
             unclaimed_after: Duration::from_secs(60),
             lapic_in_kernel: true,
             hlt_in_guest: false,
@@ -85,8 +88,14 @@ impl FaultsConfig {
         within("vcpus", u64::from(self.vcpus), 1, 4096)?;
         within("queue_cap", cap, 1, 64)?;
         within("gfn_slots", u64::from(self.gfn_slots), cap, 128)?;
-        if !self.gfn_slots.is_power_of_two() {
-            return Err(ConfigError::NotPowerOfTwo(self.gfn_slots));
+        within("error_slots", u64::from(self.error_slots), 1, 128)?;
+        for (field, value) in [
+            ("gfn_slots", self.gfn_slots),
+            ("error_slots", self.error_slots),
+        ] {
+            if !value.is_power_of_two() {
+                return Err(ConfigError::NotPowerOfTwo { field, value });
+            }
         }
         within("item_slots", u64::from(self.item_slots), cap, 128)?;
         // Ids 1 to 2^bits - 1; every queued item and the one in the ready slot hold one.
@@ -112,9 +121,14 @@ pub enum ConfigError {
         /// The largest.
         max: u64,
     },
-    /// The gfn set is no power of two in size.
-    #[error("gfn_slots is {0}, must be a power of two")]
-    NotPowerOfTwo(u8),
+    /// A table is no power of two in size.
+    #[error("{field} is {value}, must be a power of two")]
+    NotPowerOfTwo {
+        /// The field of [`FaultsConfig`].
+        field: &'static str,
+        /// What it is.
+        value: u8,
+    },
 }
 
 #[cfg(test)]
@@ -151,6 +165,10 @@ mod tests {
             FaultsConfig {
                 queue_cap: 65,
                 ..FaultsConfig::new(1)
+            },
+            FaultsConfig {
+                error_slots: 6,
+                ..small
             },
             FaultsConfig {
                 owed_slots: 0,

@@ -145,6 +145,10 @@ impl<P: Policy> Faults<P> {
             let elsewhere = served.root != root && !self.has(Defect::WrongAddressSpace);
             if self.config.paging == Paging::Shadow && elsewhere {
                 self.finish(id, item, Prefaulted::Skipped);
+                if self.vcpu_state(id) != Some(VcpuState::Entering) {
+                    // The policy has stopped the vCPU.
+                    return;
+                }
                 continue;
             }
             self.set_state(id, VcpuState::Servicing(item, root));
@@ -190,7 +194,19 @@ impl<P: Policy> Faults<P> {
             vcpu.gfns.remove(ended.gfn());
         }
         let reads_errors = ended.announced && vcpu.settings.wants_errors();
-        let after = match how {
+        let failed = |failure| AsyncFailure {
+            vcpu: id,
+            gfn: ended.gfn(),
+            key: ended.key,
+            page: ended.fault.page,
+            failure,
+            guest_reads_errors: reads_errors,
+        };
+        let of_work = match ended.failure {
+            Some(failure) => self.policy.work_failed(&failed(failure)),
+            None => AfterFailure::SayReady,
+        };
+        let of_prefault = match how {
             Prefaulted::Fixed => {
                 self.policy.page_mapped(id, ended.gfn());
                 AfterFailure::SayReady
@@ -198,16 +214,10 @@ impl<P: Policy> Faults<P> {
             Prefaulted::Retry | Prefaulted::Skipped => AfterFailure::SayReady,
             Prefaulted::Error(failure) => {
                 self.policy.abnormal_pfn_handled(id, self.config.paging);
-                self.policy.async_failed(&AsyncFailure {
-                    vcpu: id,
-                    gfn: ended.gfn(),
-                    key: ended.key,
-                    page: ended.fault.page,
-                    failure,
-                    guest_reads_errors: reads_errors,
-                })
+                self.policy.async_failed(&failed(failure))
             }
         };
+        let after = of_work.max(of_prefault);
         let tell = after == AfterFailure::TellGuest && reads_errors;
         if ended.announced {
             self.say_ready(id, ended.token, tell);

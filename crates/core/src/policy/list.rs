@@ -102,6 +102,9 @@ macro_rules! policies {
             fn may_go_async(&mut self, attempt: &Attempt) -> bool {
                 match self { $(AnyPolicy::$policy(policy) => policy.may_go_async(attempt),)+ }
             }
+            fn work_failed(&mut self, failed: &AsyncFailure) -> AfterFailure {
+                match self { $(AnyPolicy::$policy(policy) => policy.work_failed(failed),)+ }
+            }
             fn async_failed(&mut self, failed: &AsyncFailure) -> AfterFailure {
                 match self { $(AnyPolicy::$policy(policy) => policy.async_failed(failed),)+ }
             }

@@ -5,7 +5,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::world::{Caught, STEPS, Step, World};
 use crate::faults::{Defect, FaultsConfig, Paging};
-use crate::policy::{AnyPolicy, ErrorGfn, ErrorPending, Exact, Policy, Retry};
+use crate::policy::{
+    AnyPolicy, ErrorGfn, ErrorGfnTable, ErrorPending, Exact, ExitOnCompletion, GuestError, Policy,
+    Retry,
+};
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((0..STEPS, any::<u8>(), any::<u8>()), 0..150)
@@ -29,6 +32,7 @@ fn configs() -> impl Strategy<Value = FaultsConfig> {
             token_id_bits,
             owed_slots: tables,
             observed_slots: tables,
+            error_slots: 2,
             ..FaultsConfig::new(vcpus)
         }
     })
@@ -55,7 +59,15 @@ proptest! {
         run::<Retry>(config, None, &steps).map_err(TestCaseError::fail)?;
         run::<ErrorGfn>(config, None, &steps).map_err(TestCaseError::fail)?;
         run::<ErrorPending>(config, None, &steps).map_err(TestCaseError::fail)?;
+        run::<ErrorGfnTable>(config, None, &steps).map_err(TestCaseError::fail)?;
+        run::<GuestError>(config, None, &steps).map_err(TestCaseError::fail)?;
         run::<AnyPolicy>(config, None, &steps).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn exit_on_completion_ends_too_but_reports_whatever_runs(config in configs(), steps in steps()) {
+        let world = World::<ExitOnCompletion>::new(config, None).exiting_early();
+        world.run(&steps).map(drop).map_err(TestCaseError::fail)?;
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::faults::{
     Accepted, Announced, Effect, Faults, FaultsConfig, GuestApf, ItemId, LinuxApf, Paging,
     Prefaulted, Seen, Timer, VcpuState, WAKE_ALL,
 };
-use crate::policy::{ErrorGfn, Exact, Policy, Retry};
+use crate::policy::{ErrorGfn, Exact, ExitOnCompletion, GuestError, Policy, Retry};
 use crate::residency::{PageOutcome, PageState};
 
 const ON: GuestApf = GuestApf::On {
@@ -552,5 +552,118 @@ fn a_note_lasts_until_the_next_entry_or_its_fault() {
         faults.handle_noted(V0, page(3)),
         Accepted::Stale,
         "not in the guest"
+    );
+}
+
+/// One asynchronous fault that was announced, its work failed, up to the entry that serves it.
+fn failed_item<P: Policy>(config: FaultsConfig, apf: GuestApf) -> (Faults<P>, Vec<Effect>) {
+    let mut faults = enabled::<P>(config);
+    let vcpu = VcpuId::new(0);
+    assert_eq!(faults.handle_guest_apf(vcpu, apf), Accepted::Taken);
+    effects(&mut faults);
+    enter(&mut faults, 0);
+    faults.handle_ack(vcpu);
+    effects(&mut faults);
+    faults.handle_fault(vcpu, fault(5), &moment(5, 1), PageState::Pending);
+    let item = match effects(&mut faults)[..] {
+        [Effect::NotPresent { item, .. }] => item,
+        ref other => panic!("{other:?}"),
+    };
+    faults.handle_announced(vcpu, item, Announced::Injected);
+    enter(&mut faults, 0);
+    faults.handle_work_done(vcpu, item, PageOutcome::Failed(failure()));
+    effects(&mut faults);
+    let served = enter(&mut faults, 0);
+    (faults, served)
+}
+
+const READS_ERRORS: GuestApf = GuestApf::On {
+    send_always: false,
+    error_word: true,
+};
+
+#[test]
+fn a_guest_that_reads_errors_is_told_what_the_work_met() {
+    // Whatever the prefault says; under shadow paging in another address space it is skipped.
+    let (mut faults, served) = failed_item::<GuestError>(FaultsConfig::new(1), READS_ERRORS);
+    let [Effect::Prefault { vcpu, item, .. }] = served[..] else {
+        panic!("{served:?}");
+    };
+    faults.handle_prefaulted(vcpu, item, Prefaulted::Skipped);
+    let told = effects(&mut faults);
+    assert!(
+        matches!(
+            told[..],
+            [Effect::Ready { error: true, .. }, Effect::Enter { .. }]
+        ),
+        "{told:?}"
+    );
+    assert_eq!(faults.owed(), 0, "told is an end");
+
+    let (mut faults, served) = failed_item::<GuestError>(FaultsConfig::new(1), ON);
+    let [Effect::Prefault { vcpu, item, .. }] = served[..] else {
+        panic!("{served:?}");
+    };
+    faults.handle_prefaulted(vcpu, item, Prefaulted::Error(failure()));
+    let told = effects(&mut faults);
+    assert!(
+        matches!(
+            told[..],
+            [Effect::Ready { error: false, .. }, Effect::Enter { .. }]
+        ),
+        "{told:?}"
+    );
+    faults.handle_ack(vcpu);
+    faults.handle_fault(vcpu, fault(5), &moment(5, 1), PageState::Pending);
+    let fallback = effects(&mut faults);
+    assert!(
+        matches!(fallback[..], [Effect::Wait { .. }]),
+        "{fallback:?}"
+    );
+}
+
+#[test]
+fn exit_on_completion_stops_the_vcpu_with_what_ran_elsewhere() {
+    let shadow = FaultsConfig {
+        paging: Paging::Shadow,
+        ..FaultsConfig::new(1)
+    };
+    // The fault was in root 1, the entry is too: prefaulted, then reported, then the guest.
+    let (mut faults, served) = failed_item::<ExitOnCompletion>(shadow, ON);
+    let [Effect::Prefault { vcpu, item, .. }] = served[..] else {
+        panic!("{served:?}");
+    };
+    faults.handle_prefaulted(vcpu, item, Prefaulted::Error(failure()));
+    let ends = effects(&mut faults);
+    assert!(
+        matches!(
+            ends[..],
+            [Effect::Ready { error: false, .. }, Effect::Report { .. }]
+        ),
+        "{ends:?}"
+    );
+    assert!(matches!(
+        faults.vcpu_state(vcpu),
+        Some(VcpuState::Stopped(..))
+    ));
+    faults.handle_resume(vcpu);
+    assert_eq!(effects(&mut faults), [Effect::Resume { vcpu }]);
+    assert!(matches!(enter(&mut faults, 0)[..], [Effect::Enter { .. }]));
+    faults.handle_ack(vcpu);
+
+    // In another address space the prefault is skipped, and the vCPU stops all the same.
+    faults.handle_fault(vcpu, fault(6), &moment(6, 2), PageState::Pending);
+    let item = match effects(&mut faults)[..] {
+        [Effect::NotPresent { item, .. }] => item,
+        ref other => panic!("{other:?}"),
+    };
+    faults.handle_announced(vcpu, item, Announced::Injected);
+    enter(&mut faults, 0);
+    faults.handle_work_done(vcpu, item, PageOutcome::Failed(failure()));
+    effects(&mut faults);
+    let ends = enter(&mut faults, 0);
+    assert!(
+        matches!(ends[..], [Effect::Ready { .. }, Effect::Report { .. }]),
+        "{ends:?}"
     );
 }

@@ -89,6 +89,8 @@ pub(super) struct World<P> {
     unclaimed: usize,
     /// A fault may just have claimed an error.
     claiming: bool,
+    /// The policy reports errors when it learns of them, whatever runs then.
+    exits_early: bool,
     reports: usize,
 }
 
@@ -119,7 +121,17 @@ impl<P: Policy> World<P> {
             owed_before: 0,
             unclaimed: 0,
             claiming: false,
+            exits_early: false,
             reports: 0,
+        }
+    }
+
+    /// For a policy that reports errors when it learns of them: what a report says of the vCPU is
+    /// left to chance.
+    pub(super) fn exiting_early(self) -> World<P> {
+        World {
+            exits_early: true,
+            ..self
         }
     }
 
