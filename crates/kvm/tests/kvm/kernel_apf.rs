@@ -132,8 +132,8 @@ fn healed() {
     }
 }
 
-/// Tasks on one vCPU that meet a bad page at every other touch, so that the signal for one keeps
-/// coming while another runs.
+/// Tasks that meet a bad page at every other touch, so that the signal for one keeps coming while
+/// another runs, and two vCPUs stop at once.
 fn alternating() {
     const TASKS: u16 = 4;
     const TOUCHES: u32 = 24;
@@ -144,12 +144,12 @@ fn alternating() {
     let list = |task| (0..TOUCHES).map(move |n| touch(task, n)).collect();
     let pages = u32::from(TASKS) * TOUCHES;
     let bad: Vec<String> = (1..pages).step_by(2).map(|page| page.to_string()).collect();
-    for round in 0..4 {
+    for (round, vcpus) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
         let workload = Workload::new(PageCount::new(pages.into()), (0..TASKS).map(list).collect());
         let workload = workload.unwrap();
         let healthy = RunSpec {
             seed: round,
-            ..spec(pages.into(), TASKS, 1)
+            ..spec(pages.into(), TASKS, vcpus)
         };
         let spec = in_mode(&failing(slow(healthy), &bad.join(",")), ApfMode::Kernel);
         let mut healer = Healer::default();

@@ -1,7 +1,7 @@
 //! Many faults whose pages come in any order: every token finds its task, every sum is right, and
 //! nothing is left over.
 //!
-//! `SUREFAULT_FULL=1` makes it 10 000 faults in each of 20 runs (ten minutes, mostly asleep).
+//! `SUREFAULT_FULL=1` makes it 10 000 faults in each of 20 runs (a quarter of an hour on a busy host of two cores).
 
 use std::time::Duration;
 
