@@ -30,6 +30,12 @@ pub(crate) enum Command {
     /// One guest, one bad page, a few seconds. Exit codes: 0 the story went as told; 1 it did not;
     /// 5 the host lacks something.
     Demo(DemoArgs),
+
+    /// Find out what this host can do, and whether its kernel loops on a page that fails.
+    ///
+    /// Takes about a second: each mode is tried with a page that fails. Exit codes: 0 something
+    /// works; 5 nothing does, and what to do about it.
+    Probe(ProbeArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -39,6 +45,13 @@ pub(crate) struct DemoArgs {
     pub(crate) machine: MachineChoice,
 
     /// The form of the story on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ProbeArgs {
+    /// The form of what was found on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }

@@ -36,10 +36,10 @@ fn failure(error: RunError) -> Failure {
         RunError::Machine(MachineError::Vm(error)) => of_vm(error),
         RunError::Machine(MachineError::Vcpu(VcpuError::Create(error))) => of_vm(error),
         RunError::Vcpu(VcpuError::Create(error)) => of_vm(error),
-        RunError::Machine(MachineError::Layout(_)) => (
-            Exit::Usage,
-            Some("ask for fewer --pages, --tasks or --vcpus"),
-        ),
+        RunError::Machine(MachineError::Layout(_)) => {
+            let remedy = "ask for fewer --pages, --tasks or --vcpus";
+            (Exit::Usage, Some(remedy.to_owned()))
+        }
         RunError::Map(MapError::Unplayable { .. }) => (Exit::Usage, None),
         RunError::TooManyPages { .. } | RunError::ApfMode { .. } => (Exit::Usage, None),
         _ => (Exit::Unexpected, None),
@@ -51,14 +51,18 @@ fn failure(error: RunError) -> Failure {
     }
 }
 
-fn of_vm(error: &VmError) -> (Exit, Option<&'static str>) {
-    match error.remedy() {
-        Some(remedy) => (Exit::Host, Some(remedy)),
-        None => (Exit::Unexpected, None),
+fn of_vm(error: &VmError) -> (Exit, Option<String>) {
+    match (error, error.remedy()) {
+        (VmError::NoKvm, Some(remedy)) => {
+            let remedy = format!("{remedy}; or see it simulated: --machine sim");
+            (Exit::Host, Some(remedy))
+        }
+        (_, Some(remedy)) => (Exit::Host, Some(remedy.to_owned())),
+        (_, None) => (Exit::Unexpected, None),
     }
 }
 
-fn of_pager(error: &StartError) -> (Exit, Option<&'static str>) {
+fn of_pager(error: &StartError) -> (Exit, Option<String>) {
     match error {
         // Says itself what helps.
         StartError::Userfaultfd(_) | StartError::NoPoison => (Exit::Host, None),

@@ -10,6 +10,7 @@
 //! | `kvm`, `simulated` | runs on either |
 //! | `run` | the command `run` |
 //! | `demo` | the command `demo`: its story, told in `demo/text` and `demo/json` |
+//! | `probe` | the command `probe`, likewise |
 //! | `text`, `json` | what came of it, for people and for programs |
 //! | `output` | standard output |
 //! | `progress` | how far it is, on a terminal |
@@ -22,6 +23,7 @@ mod json;
 mod kvm;
 mod machine;
 mod output;
+mod probe;
 mod progress;
 mod run;
 mod simulated;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let ended = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Probe(args) => probe::run(args),
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -2,6 +2,7 @@
 
 mod demo;
 mod host;
+mod probe;
 mod run;
 mod sim;
 mod store;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
         sim::CASES,
         run::CASES,
         demo::CASES,
+        probe::CASES,
     ]
     .concat()
     .into_iter()
