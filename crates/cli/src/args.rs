@@ -5,7 +5,9 @@ mod run;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use surefault_core::run::{ApfMode, PagerMode};
 
-pub(crate) use run::RunArgs;
+pub(crate) use run::{RunArgs, positive};
+
+use crate::watch::WatchArgs;
 
 /// Memory on demand for KVM guests, in which every page fault ends: with the page, or with an error
 /// that names it.
@@ -36,6 +38,13 @@ pub(crate) enum Command {
     /// Takes about a second: each mode is tried with a page that fails. Exit codes: 0 something
     /// works; 5 nothing does, and what to do about it.
     Probe(ProbeArgs),
+
+    /// Find machines of this host, anybody's, that are stuck in a page fault or frozen on one, and
+    /// say why.
+    ///
+    /// Exit codes: 0 nothing was found; 2 bad usage; 3 something was found; 5 the host lacks what is
+    /// needed to look; 1 anything unexpected.
+    Watch(WatchArgs),
 }
 
 #[derive(Args, Clone, Debug)]

@@ -13,6 +13,7 @@
 //! | `probe` | the command `probe`, likewise |
 //! | `text`, `json` | what came of it, for people and for programs |
 //! | `output` | standard output |
+//! | `watch` | the command `watch` |
 //! | `progress` | how far it is, on a terminal |
 
 mod args;
@@ -29,6 +30,7 @@ mod run;
 mod simulated;
 mod store;
 mod text;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Probe(args) => probe::run(args),
+        Command::Watch(args) => watch::watch(args),
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -55,6 +55,21 @@ impl Snapshot {
     pub fn is_healthy(&self) -> bool {
         self.stuck.is_empty() && self.frozen.is_empty()
     }
+
+    /// The numbers, in one line.
+    pub fn summary(&self) -> String {
+        let trouble = match (self.stuck.len(), self.frozen.len()) {
+            (0, 0) => "nothing stuck, nothing frozen".to_owned(),
+            (stuck, frozen) => format!("{stuck} stuck, {frozen} frozen"),
+        };
+        format!(
+            "{trouble}; {} VM processes, {} events ({} lost) in {:.1} s",
+            self.stats.machines,
+            self.stats.events,
+            self.stats.lost_events,
+            self.stats.watched.as_secs_f64()
+        )
+    }
 }
 
 impl fmt::Display for Snapshot {
@@ -68,22 +83,7 @@ impl fmt::Display for Snapshot {
         for lack in &self.lacks {
             writeln!(f, "not watched: {lack}")?;
         }
-        let Stats {
-            machines,
-            events,
-            lost_events,
-            watched,
-            ..
-        } = self.stats;
-        let trouble = match (self.stuck.len(), self.frozen.len()) {
-            (0, 0) => "nothing stuck, nothing frozen".to_owned(),
-            (stuck, frozen) => format!("{stuck} stuck, {frozen} frozen"),
-        };
-        write!(
-            f,
-            "{trouble}; {machines} VM processes, {events} events ({lost_events} lost) in {:.1} s",
-            watched.as_secs_f64()
-        )
+        f.write_str(&self.summary())
     }
 }
 

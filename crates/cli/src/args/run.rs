@@ -105,7 +105,7 @@ fn fail(spec: &str) -> Result<Fail, surefault_core::plan::ParsePlanError> {
     }
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
+pub(crate) fn positive(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err("must be longer than 0".to_owned()),
         Ok(duration) => Ok(duration),

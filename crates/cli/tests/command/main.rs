@@ -1,4 +1,8 @@
 //! The command itself: exit codes, what it says, and where.
+#![expect(
+    unsafe_code,
+    reason = "a test waits for a page of its own that nobody provides"
+)]
 
 mod demo;
 mod host;
@@ -7,6 +11,7 @@ mod run;
 mod sim;
 mod store;
 mod surefault;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -30,6 +35,8 @@ pub(crate) enum Needs {
     /// That, and root, to take it away from somebody.
     RootAndGuest,
     Root,
+    /// A userfaultfd.
+    Uffd,
     /// Root and a guest, on a host that does not let everybody serve page faults.
     Restricted,
 }
@@ -45,6 +52,7 @@ impl Needs {
         let asked = match self {
             Needs::Nothing => [None, None, None],
             Needs::Root => [root, None, None],
+            Needs::Uffd => [None, None, uffd],
             Needs::Guest => [None, kvm, uffd],
             Needs::RootAndGuest | Needs::Restricted => [root, kvm, uffd],
         };
@@ -104,6 +112,7 @@ fn main() -> ExitCode {
         run::CASES,
         demo::CASES,
         probe::CASES,
+        watch::CASES,
     ]
     .concat()
     .into_iter()
