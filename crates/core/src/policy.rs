@@ -88,6 +88,18 @@ pub trait Policy: Clone + Eq + Hash + Debug {
         let _ = vcpu;
     }
 
+    /// Whether this vCPU takes no fault the asynchronous way now, for what the policy remembers. Asked
+    /// by those who measure, never by the machine.
+    fn is_off(&self, vcpu: VcpuId) -> bool {
+        let _ = vcpu;
+        false
+    }
+
+    /// Bytes that a kernel would keep for this VM.
+    fn state_bytes(&self) -> usize {
+        0
+    }
+
     /// Arms a timer: asked for after every input, once for each answer.
     fn poll_timer(&mut self) -> Option<(PolicyTimer, Duration)> {
         None

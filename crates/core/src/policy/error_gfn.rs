@@ -51,4 +51,8 @@ impl Policy for ErrorGfn {
         }
         AfterFailure::SayReady
     }
+
+    fn state_bytes(&self) -> usize {
+        size_of_val(&*self.last)
+    }
 }

@@ -32,11 +32,15 @@ pub struct ErrorGfnTable {
 }
 
 impl ErrorGfnTable {
-    /// The slot of an address in the table of a vCPU (`kvm_error_gfn_hash_fn`).
-    fn slot(&mut self, vcpu: VcpuId, key: AddressKey) -> Option<&mut Option<AddressKey>> {
+    /// The slot of an address among `slots`, a power of two (`kvm_error_gfn_hash_fn`).
+    pub fn slot_of(key: AddressKey, slots: usize) -> usize {
         // Linux masks to 32 bits, too.
-        let hash = hash_32(key.get() as u32, self.per_vcpu.trailing_zeros());
-        self.table(vcpu)?.get_mut(hash as usize)
+        hash_32(key.get() as u32, slots.trailing_zeros()) as usize
+    }
+
+    fn slot(&mut self, vcpu: VcpuId, key: AddressKey) -> Option<&mut Option<AddressKey>> {
+        let slot = ErrorGfnTable::slot_of(key, self.per_vcpu);
+        self.table(vcpu)?.get_mut(slot)
     }
 
     fn table(&mut self, vcpu: VcpuId) -> Option<&mut [Option<AddressKey>]> {
@@ -80,5 +84,10 @@ impl Policy for ErrorGfnTable {
         if let Some(table) = self.table(vcpu) {
             table.fill(None);
         }
+    }
+
+    fn state_bytes(&self) -> usize {
+        // A gfn a slot; an empty one is a value that no gfn has.
+        self.slots.len() * size_of::<AddressKey>()
     }
 }

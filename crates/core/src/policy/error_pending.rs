@@ -65,4 +65,12 @@ impl Policy for ErrorPending {
             Paging::Shadow => {}
         }
     }
+
+    fn is_off(&self, vcpu: VcpuId) -> bool {
+        self.is_pending(vcpu)
+    }
+
+    fn state_bytes(&self) -> usize {
+        size_of_val(&*self.pending)
+    }
 }

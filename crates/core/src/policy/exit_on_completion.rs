@@ -2,7 +2,7 @@
 
 use crate::faults::FaultsConfig;
 
-use super::{AfterFailure, AsyncFailure, Policy};
+use super::{AddressKey, AfterFailure, AsyncFailure, Policy};
 
 /// An asynchronous error raises a request: the vCPU exits to user space at its next entry, with the
 /// gfn, before the guest is entered again. Sean Christopherson in reply to `error-gfn-table`, 1 and 2
@@ -21,11 +21,15 @@ use super::{AfterFailure, AsyncFailure, Policy};
 ///   back, and the next report follows.
 /// * An error is reported even when its task was killed meanwhile.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ExitOnCompletion;
+pub struct ExitOnCompletion {
+    vcpus: u16,
+}
 
 impl Policy for ExitOnCompletion {
-    fn new(_: &FaultsConfig) -> ExitOnCompletion {
-        ExitOnCompletion
+    fn new(config: &FaultsConfig) -> ExitOnCompletion {
+        ExitOnCompletion {
+            vcpus: config.vcpus,
+        }
     }
 
     fn work_failed(&mut self, _: &AsyncFailure) -> AfterFailure {
@@ -34,5 +38,10 @@ impl Policy for ExitOnCompletion {
 
     fn async_failed(&mut self, _: &AsyncFailure) -> AfterFailure {
         AfterFailure::Exit
+    }
+
+    fn state_bytes(&self) -> usize {
+        // The gfn of the pending request.
+        usize::from(self.vcpus) * size_of::<AddressKey>()
     }
 }

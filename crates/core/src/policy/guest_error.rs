@@ -42,4 +42,8 @@ impl Policy for GuestError {
             self.fallback.async_failed(failed)
         }
     }
+
+    fn state_bytes(&self) -> usize {
+        self.fallback.state_bytes()
+    }
 }

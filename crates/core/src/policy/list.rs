@@ -125,6 +125,12 @@ macro_rules! policies {
             fn vcpu_reset(&mut self, vcpu: VcpuId) {
                 match self { $(AnyPolicy::$policy(policy) => policy.vcpu_reset(vcpu),)+ }
             }
+            fn is_off(&self, vcpu: VcpuId) -> bool {
+                match self { $(AnyPolicy::$policy(policy) => policy.is_off(vcpu),)+ }
+            }
+            fn state_bytes(&self) -> usize {
+                match self { $(AnyPolicy::$policy(policy) => policy.state_bytes(),)+ }
+            }
             fn poll_timer(&mut self) -> Option<(PolicyTimer, Duration)> {
                 match self { $(AnyPolicy::$policy(policy) => policy.poll_timer(),)+ }
             }
