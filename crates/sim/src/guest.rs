@@ -28,6 +28,23 @@ pub(crate) struct Task {
     pub(crate) asked_again: u64,
     /// The page has been said ready since the current access was taken last.
     pub(crate) said_ready: bool,
+    /// The current access has been taken before.
+    pub(crate) tried: bool,
+    /// The current access has met a failure.
+    pub(crate) met_failure: bool,
+    /// None of its pages fails.
+    pub(crate) healthy: bool,
+}
+
+/// What became of the tasks that a "ready" was for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Woken {
+    /// Found killed by somebody else.
+    pub(crate) killed: u64,
+    /// Told that there is no page, and killed for it.
+    pub(crate) told: u64,
+    /// Went on to this vCPU.
+    pub(crate) moved_to: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +60,11 @@ impl Task {
     /// The page it wants next.
     pub(crate) fn wants(&self) -> Option<PageIndex> {
         self.touches.get(self.at).map(|touch| touch.page)
+    }
+
+    /// Somebody killed it.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.state == TaskState::Killed
     }
 
     /// What it wants of that page.
@@ -81,8 +103,10 @@ struct Cpu {
     tasks: Vec<usize>,
     running: Running,
     waiters: BTreeMap<Token, usize>,
-    /// The ready event whose interrupt is pending.
-    ready: Option<Token>,
+    /// The ready event whose interrupt is pending, and its error word.
+    ready: Option<(Token, bool)>,
+    /// The task that was woken last.
+    woken_last: Option<usize>,
 }
 
 /// All tasks, and who runs where.
@@ -92,6 +116,7 @@ pub(crate) struct Guest {
     cpus: Vec<Cpu>,
     killed: BTreeSet<TaskId>,
     scheduling: Scheduling,
+    migrate: bool,
     draws: u64,
     seed: u64,
     count: Duration,
@@ -107,7 +132,9 @@ impl Guest {
             running: Running::Counter(Duration::ZERO),
             waiters: BTreeMap::new(),
             ready: None,
+            woken_last: None,
         };
+        let fails = |touch: &Touch| spec.is_failing(touch.page);
         let task = |(id, touches): (u16, &Vec<Touch>)| Task {
             id: TaskId::new(id),
             touches: touches.clone(),
@@ -119,12 +146,16 @@ impl Guest {
             retries: 0,
             asked_again: 0,
             said_ready: false,
+            tried: false,
+            met_failure: false,
+            healthy: !touches.iter().any(fails),
         };
         let mut guest = Guest {
             tasks: (0..).zip(workload.tasks()).map(task).collect(),
             cpus: (0..vcpus).map(cpu).collect(),
             killed: spec.killed.clone(),
             scheduling: spec.scheduling,
+            migrate: spec.migrate,
             draws: 0,
             seed: spec.run.seed,
             count: Duration::ZERO,
@@ -164,6 +195,8 @@ impl Guest {
         task.retries = 0;
         task.asked_again = 0;
         task.said_ready = false;
+        task.tried = false;
+        task.met_failure = false;
         if task.wants().is_none() {
             task.state = TaskState::Finished;
         }
@@ -180,41 +213,61 @@ impl Guest {
     }
 
     /// "Page ready" is written, its interrupt pending.
-    pub(crate) fn raise_ready(&mut self, v: usize, token: Token) {
-        self.cpus[v].ready = Some(token);
+    pub(crate) fn raise_ready(&mut self, v: usize, token: Token, error: bool) {
+        self.cpus[v].ready = Some((token, error));
+    }
+
+    /// The guest has turned asynchronous faults off, and wakes its waiters itself.
+    pub(crate) fn wake_all(&mut self, v: usize) {
+        self.cpus[v].ready = None;
+        for task in std::mem::take(&mut self.cpus[v].waiters).into_values() {
+            self.tasks[task].state = TaskState::Runnable;
+        }
     }
 
     /// The handler of "page ready", if its interrupt is pending: wakes whoever waits. The token is
-    /// acknowledged when this is true. Also says how many tasks were found killed.
-    pub(crate) fn take_ready(&mut self, v: usize, now: Duration) -> Option<u64> {
-        let token = self.cpus[v].ready.take()?;
-        let woken: Vec<usize> = if token == WAKE_ALL {
-            std::mem::take(&mut self.cpus[v].waiters)
-                .into_values()
-                .collect()
-        } else {
-            self.cpus[v].waiters.remove(&token).into_iter().collect()
-        };
-        let mut killed = 0;
-        for &task in &woken {
-            let task = &mut self.tasks[task];
-            task.said_ready = true;
-            if self.killed.contains(&task.id) {
-                task.state = TaskState::Killed;
-                killed += 1;
-            } else {
-                task.state = TaskState::Runnable;
+    /// to be acknowledged then.
+    pub(crate) fn take_ready(&mut self, v: usize, now: Duration) -> Option<Woken> {
+        let (token, error) = self.cpus[v].ready.take()?;
+        let mut result = Woken::default();
+        if token == WAKE_ALL {
+            for task in std::mem::take(&mut self.cpus[v].waiters).into_values() {
+                self.wake(v, task, error, &mut result);
             }
+        } else if let Some(task) = self.cpus[v].waiters.remove(&token) {
+            self.wake(v, task, error, &mut result);
         }
         let takes_over = match (self.cpus[v].running, self.scheduling) {
             (Running::Counter(_), _) => true,
-            (Running::Task(_), Scheduling::RoundRobin) => false,
-            (Running::Task(_), Scheduling::Random) => !woken.is_empty() && self.draw(2) == 0,
+            (Running::Task(_), Scheduling::RoundRobin | Scheduling::Adversarial) => false,
+            (Running::Task(_), Scheduling::Random) => self.draw(2) == 0,
         };
         if takes_over {
             self.reschedule(v, now);
         }
-        Some(killed)
+        Some(result)
+    }
+
+    fn wake(&mut self, v: usize, woken: usize, error: bool, result: &mut Woken) {
+        let next = (v + 1) % self.cpus.len();
+        let task = &mut self.tasks[woken];
+        task.said_ready = true;
+        if task.met_failure && self.killed.contains(&task.id) {
+            task.state = TaskState::Killed;
+            result.killed += 1;
+        } else if error {
+            task.state = TaskState::Killed;
+            result.told += 1;
+        } else {
+            task.state = TaskState::Runnable;
+            if self.migrate && next != v {
+                self.cpus[v].tasks.retain(|&task| task != woken);
+                self.cpus[next].tasks.push(woken);
+                result.moved_to = Some(next);
+            }
+            let to = result.moved_to.unwrap_or(v);
+            self.cpus[to].woken_last = Some(woken);
+        }
     }
 
     /// Picks who runs: a task that can, or the counting one.
@@ -234,6 +287,11 @@ impl Guest {
             Scheduling::RoundRobin => 0,
             Scheduling::Random if able.is_empty() => 0,
             Scheduling::Random => self.draw(able.len() as u64) as usize,
+            Scheduling::Adversarial => {
+                let last = self.cpus[v].woken_last;
+                let other = able.iter().position(|&task| Some(task) != last);
+                other.unwrap_or(0)
+            }
         };
         if let Some(since) = since {
             self.count += now.saturating_sub(since);
@@ -258,6 +316,12 @@ impl Guest {
     /// Tokens that tasks wait for.
     pub(crate) fn tokens_left(&self) -> u64 {
         self.cpus.iter().map(|cpu| cpu.waiters.len() as u64).sum()
+    }
+
+    /// Visits of healthy tasks that there are in all.
+    pub(crate) fn healthy_visits(&self) -> u64 {
+        let healthy = self.tasks.iter().filter(|task| task.healthy);
+        healthy.map(|task| task.touches.len() as u64).sum()
     }
 
     /// What the counting tasks have reached.

@@ -21,6 +21,7 @@
 //! [`Faults`]: surefault_core::faults::Faults
 
 mod agenda;
+pub mod compare;
 mod guest;
 mod pages;
 mod result;
@@ -30,8 +31,9 @@ mod spec;
 #[cfg(test)]
 mod tests;
 mod vcpus;
+pub mod workloads;
 
-pub use result::{Counts, SimResult};
+pub use result::{Counts, Histogram, SimResult};
 pub use sim::Sim;
 pub use spec::{Host, OnReport, Scheduling, SimError, SimSpec};
 

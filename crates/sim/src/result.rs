@@ -1,5 +1,8 @@
 //! What came of a simulated run.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use surefault_core::run::RunResult;
 
 /// The result that any machine gives, and what only this one can count.
@@ -43,4 +46,74 @@ pub struct Counts {
     pub max_retries: u64,
     /// The most often that one access was taken again after its page had been said ready.
     pub max_asked_again: u64,
+    /// Tasks that were told of their error by the guest's kernel, and died of it.
+    pub told: u64,
+    /// The accesses that met a failure, by the retries that each took until its end, or has taken
+    /// without an end.
+    pub retries: Histogram,
+    /// The reports, by the microseconds since the first failure of the page.
+    pub report_us: Histogram,
+    /// The sum over vCPUs of the time in which the policy let no fault go the asynchronous way.
+    pub off: Duration,
+    /// Visits that tasks without a failing page on their list have finished, and of how many.
+    pub healthy_done: u64,
+    /// Of how many.
+    pub healthy_all: u64,
+    /// When the last of them was finished.
+    pub healthy_last: Duration,
+}
+
+/// How often each value was seen.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Histogram(BTreeMap<u64, u64>);
+
+impl Histogram {
+    pub(crate) fn add(&mut self, value: u64) {
+        *self.0.entry(value).or_default() += 1;
+    }
+
+    /// Adds what another has seen.
+    pub fn merge(&mut self, other: &Histogram) {
+        for (&value, &times) in &other.0 {
+            *self.0.entry(value).or_default() += times;
+        }
+    }
+
+    /// How many values were seen.
+    pub fn count(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// The smallest value that `per_mille` of those seen do not exceed; `None` when none was seen.
+    pub fn quantile(&self, per_mille: u64) -> Option<u64> {
+        let rank = (self.count() * per_mille).div_ceil(1000).max(1);
+        let mut seen = 0;
+        self.0.iter().find_map(|(&value, &times)| {
+            seen += times;
+            (seen >= rank).then_some(value)
+        })
+    }
+
+    /// The largest value seen.
+    pub fn max(&self) -> Option<u64> {
+        self.0.keys().next_back().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_were_seen() {
+        let mut seen = Histogram::default();
+        assert_eq!((seen.quantile(500), seen.max()), (None, None));
+        for value in [1, 1, 1, 7] {
+            seen.add(value);
+        }
+        assert_eq!(seen.quantile(500), Some(1));
+        assert_eq!(seen.quantile(750), Some(1));
+        assert_eq!(seen.quantile(990), Some(7));
+        assert_eq!((seen.count(), seen.max()), (4, Some(7)));
+    }
 }

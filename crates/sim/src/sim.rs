@@ -33,6 +33,14 @@ pub(crate) enum Event {
     PageTimer(residency::Timer),
     /// A timer of the machine of vCPUs.
     FaultsTimer(faults::Timer),
+    /// A vCPU's guest acknowledges the ready event.
+    Ack(usize),
+    /// A vCPU's guest turns asynchronous faults on or off.
+    Apf(usize, bool),
+    /// The source can provide a page again.
+    Repair(PageIndex),
+    /// The balloon takes a page.
+    Remove(PageIndex),
 }
 
 /// A vCPU's next move. A newer one makes it void.
@@ -64,6 +72,12 @@ pub(crate) struct Thread {
     pub(crate) kicked: bool,
     /// A SIGBUS from the prefault is pending (Linux takes the faults, the page is poisoned).
     pub(crate) early_sigbus: Option<PageId>,
+    /// KVM's own conditions let the current fault go the asynchronous way.
+    pub(crate) may_go_async: bool,
+    /// The policy has had this vCPU's asynchronous faults off since then.
+    pub(crate) off_since: Option<Duration>,
+    /// Stopped with a report of this page, until it is repaired.
+    pub(crate) stopped_for: Option<PageIndex>,
 }
 
 /// A simulated machine under the error policy `P`.
@@ -82,6 +96,8 @@ pub struct Sim<P> {
     pub(crate) workers: BTreeMap<PageId, Vec<(VcpuId, ItemId)>>,
     /// Demands that found no room.
     pub(crate) backlog: VecDeque<PageId>,
+    /// Pages that have failed, since when.
+    pub(crate) failed: BTreeMap<PageIndex, Duration>,
     pub(crate) counts: Counts,
     pub(crate) done: u64,
     pub(crate) report: Option<Reported>,
@@ -112,17 +128,21 @@ impl<P: Policy> Sim<P> {
             turn: 0,
             kicked: false,
             early_sigbus: None,
+            may_go_async: false,
+            off_since: None,
+            stopped_for: None,
         };
         let mut sim = Sim {
             pages,
             faults,
             guest: Guest::new(spec),
-            source: Source::new(spec.run.plan.clone()),
+            source: Source::new(spec),
             agenda: Agenda::new(),
             threads: vec![thread; usize::from(spec.run.vcpus)],
             mapped: BTreeSet::new(),
             workers: BTreeMap::new(),
             backlog: VecDeque::new(),
+            failed: BTreeMap::new(),
             counts: Counts::default(),
             done: 0,
             report: None,
@@ -145,14 +165,39 @@ impl<P: Policy> Sim<P> {
     fn boot(&mut self) {
         for v in 0..self.threads.len() {
             if self.spec.guest_apf && self.spec.run.apf != ApfMode::Off {
-                let on = GuestApf::On {
-                    send_always: false,
-                    error_word: false,
-                };
-                self.faults.handle_guest_apf(vcpu_id(v), on);
+                self.faults
+                    .handle_guest_apf(vcpu_id(v), self.guest_apf(true));
             }
             self.go(v, Duration::ZERO, Event::Entry);
             self.agenda.after(self.spec.tick, Event::Tick(v));
+            for &(at, on) in &self.spec.apf_changes {
+                self.agenda.after(at, Event::Apf(v, on));
+            }
+        }
+        for &(at, page) in &self.spec.repairs {
+            self.agenda.after(at, Event::Repair(page));
+        }
+        for &(at, page) in &self.spec.removals {
+            self.agenda.after(at, Event::Remove(page));
+        }
+    }
+
+    /// The same, and says what a comparison wants to know of the machine at the end: errors that
+    /// nobody has come back for, and the bytes that the policy keeps.
+    pub(crate) fn run_and_measure(mut self) -> (SimResult, u64, u64) {
+        let outcome = self.advance();
+        let owed = self.faults.owed() as u64;
+        let bytes = self.faults.policy().state_bytes() as u64;
+        (self.finish(outcome), owed, bytes)
+    }
+
+    pub(crate) fn guest_apf(&self, on: bool) -> GuestApf {
+        match on {
+            true => GuestApf::On {
+                send_always: false,
+                error_word: self.spec.guest_reads_errors,
+            },
+            false => GuestApf::Off,
         }
     }
 
@@ -177,6 +222,10 @@ impl<P: Policy> Sim<P> {
             if self.guest.is_done() {
                 return Outcome::Finished;
             }
+            let again = self.counts.max_asked_again;
+            if self.spec.loop_limit.is_some_and(|limit| again >= limit) {
+                return Outcome::Looped;
+            }
             let event = match self.counts.steps < self.spec.max_steps {
                 true => self.agenda.next(self.spec.run.timeout),
                 false => None,
@@ -190,6 +239,7 @@ impl<P: Policy> Sim<P> {
             self.counts.steps += 1;
             self.play(event);
             self.settle();
+            self.measure_off();
         }
     }
 
@@ -202,6 +252,25 @@ impl<P: Policy> Sim<P> {
             Event::Fetched(generation, result) => self.pages.handle_fetched(generation, result),
             Event::PageTimer(timer) => self.pages.handle_timer(timer),
             Event::FaultsTimer(timer) => drop(self.faults.handle_timer(timer)),
+            Event::Ack(v) => drop(self.faults.handle_ack(vcpu_id(v))),
+            Event::Apf(v, on) => self.change_apf(v, on),
+            Event::Repair(page) => self.repair(page),
+            Event::Remove(page) => self.remove(page),
+        }
+    }
+
+    /// Notes since when, and until when, the policy has a vCPU's asynchronous faults off.
+    fn measure_off(&mut self) {
+        let now = self.agenda.now();
+        for (v, thread) in self.threads.iter_mut().enumerate() {
+            match (thread.off_since, self.faults.policy().is_off(vcpu_id(v))) {
+                (None, true) => thread.off_since = Some(now),
+                (Some(since), false) => {
+                    self.counts.off += now - since;
+                    thread.off_since = None;
+                }
+                (None, false) | (Some(_), true) => {}
+            }
         }
     }
 
@@ -239,8 +308,14 @@ impl<P: Policy> Sim<P> {
         self.threads[turn.vcpu].turn == turn.number
     }
 
-    fn finish(self, outcome: Outcome) -> SimResult {
+    fn finish(mut self, outcome: Outcome) -> SimResult {
         let now = self.agenda.now();
+        let off = |thread: &Thread| thread.off_since.map(|since| now - since);
+        self.counts.off += self.threads.iter().filter_map(off).sum::<Duration>();
+        for task in self.guest.tasks.iter().filter(|task| task.met_failure) {
+            self.counts.retries.add(task.retries);
+        }
+        self.counts.healthy_all = self.guest.healthy_visits();
         SimResult {
             run: RunResult {
                 outcome,

@@ -1,42 +1,79 @@
 //! Where the simulated pages come from: the fault plan, and what was repaired since.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use surefault_core::plan::{FaultPlan, PlannedResult};
+use surefault_core::plan::{FailureMode, FaultPlan, PlannedResult, mix};
 use surefault_core::residency::{Fault, FetchRange};
 use surefault_core::{Cause, CauseId, CauseKind, PageIndex, Persistence};
+
+use crate::spec::SimSpec;
 
 /// A source that obeys a plan.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     plan: FaultPlan,
     repaired: BTreeSet<PageIndex>,
+    /// Of 100 attempts so many fail.
+    intermittent: BTreeMap<PageIndex, u8>,
+    /// Attempts are counted here, for want of anybody else who remembers them.
+    counts: bool,
+    attempts: BTreeMap<PageIndex, u32>,
+    seed: u64,
 }
 
 impl Source {
-    pub(crate) fn new(plan: FaultPlan) -> Source {
+    pub(crate) fn new(spec: &SimSpec) -> Source {
         Source {
-            plan,
+            plan: spec.run.plan.clone(),
             repaired: BTreeSet::new(),
+            intermittent: spec.intermittent.clone(),
+            counts: !spec.keeps_record,
+            attempts: BTreeMap::new(),
+            seed: spec.run.seed,
         }
+    }
+
+    /// Whether this attempt, counted from 1, is one of those that fail.
+    fn fails_now(&self, page: PageIndex, attempt: u32) -> bool {
+        let draw = mix(self.seed ^ mix(u64::from(page.get()) << 32 | u64::from(attempt)));
+        let failing = self.intermittent.get(&page);
+        failing.is_some_and(|&percent| draw % 100 < u64::from(percent))
+    }
+
+    /// Counts an attempt at a page that may fail.
+    fn attempt(&mut self, page: PageIndex) -> u32 {
+        let attempts = self.attempts.entry(page).or_default();
+        *attempts = attempts.saturating_add(1);
+        *attempts
     }
 
     /// What becomes of a fetch, and when; `None` when it never comes back.
     ///
     /// A range takes as long as its slowest page and fails with the first page that does, as one
     /// read of it would.
-    pub(crate) fn fetch(&self, range: &FetchRange) -> Option<(Duration, Result<(), Fault>)> {
+    pub(crate) fn fetch(&mut self, range: &FetchRange) -> Option<(Duration, Result<(), Fault>)> {
         let mut latency = Duration::ZERO;
         let mut result = Ok(());
         let first = range.first.index().get();
         for page in (first..first + range.count).map(PageIndex::new) {
-            let decision = self.plan.decide(page, range.attempt);
+            let may_fail = self.intermittent.contains_key(&page)
+                || (self.counts && self.plan.mode_of(page) != FailureMode::Healthy);
+            let own = if may_fail { self.attempt(page) } else { 1 };
+            let attempt = match self.counts && may_fail {
+                true => u8::try_from(own).unwrap_or(u8::MAX),
+                false => range.attempt,
+            };
+            let decision = self.plan.decide(page, attempt);
             latency = latency.max(decision.latency);
             if self.repaired.contains(&page) {
                 continue;
             }
             let fault = match decision.result {
+                PlannedResult::Serve if self.fails_now(page, own) => Fault {
+                    cause: cause(CauseKind::Injected),
+                    persistence: Persistence::Temporary,
+                },
                 PlannedResult::Serve => continue,
                 PlannedResult::Stall => return None,
                 PlannedResult::Fail(persistence) => Fault {
@@ -51,6 +88,11 @@ impl Source {
             result = result.and(Err(fault));
         }
         Some((latency, result))
+    }
+
+    /// Whether it was.
+    pub(crate) fn is_repaired(&self, page: PageIndex) -> bool {
+        self.repaired.contains(&page)
     }
 
     /// From now on this page is provided, though as late as planned.
@@ -109,7 +151,20 @@ mod tests {
                 latency: None,
             });
         }
-        let mut source = Source::new(plan);
+        let mut spec = crate::SimSpec::new(surefault_core::run::RunSpec {
+            tasks: 1,
+            vcpus: 1,
+            pages: PageCount::new(64),
+            seed: 1,
+            plan,
+            deadline: Duration::from_secs(1),
+            attempts: 3,
+            timeout: Duration::from_secs(1),
+            apf: surefault_core::run::ApfMode::User,
+            pager: surefault_core::run::PagerMode::Surefault,
+        });
+        spec.intermittent = [(PageIndex::new(40), 50)].into();
+        let mut source = Source::new(&spec);
         let latency = Duration::from_millis(2);
         assert_eq!(source.fetch(&range(0, 4)), Some((latency, Ok(()))));
         let failed = source.fetch(&range(4, 4)).expect("an answer").1;
@@ -121,5 +176,9 @@ mod tests {
         source.repair(PageIndex::new(5));
         source.repair(PageIndex::new(9));
         assert_eq!(source.fetch(&range(4, 8)), Some((latency, Ok(()))));
+        let ends: Vec<bool> = (0..32)
+            .map(|_| source.fetch(&range(40, 1)).expect("an answer").1.is_ok())
+            .collect();
+        assert!(ends.contains(&true) && ends.contains(&false), "{ends:?}");
     }
 }

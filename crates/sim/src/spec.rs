@@ -1,15 +1,19 @@
 //! What to simulate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use surefault_core::faults::{self, FaultsConfig, Paging};
+use surefault_core::plan::FailureMode;
 use surefault_core::policy::PolicyKind;
 use surefault_core::residency::{self, ResidencyConfig};
 use surefault_core::run::{ApfMode, RunSpec, TaskId};
 use surefault_core::workload::Workload;
-use surefault_core::{Gfn, SlotId};
+use surefault_core::{Gfn, PageIndex, SlotId};
 use thiserror::Error;
+
+/// The frame of page 0, unless it is said otherwise.
+pub(crate) const FIRST_GFN: Gfn = Gfn::new(0x10_0000);
 
 /// A run on the simulated machine: what any machine is asked, and what only this one can vary.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,11 +30,35 @@ pub struct SimSpec {
     pub paging: Paging,
     /// The guest enables asynchronous faults; otherwise its vCPUs are halted artificially.
     pub guest_apf: bool,
+    /// The guest reads the error word of "ready" where it is written, and kills the task.
+    pub guest_reads_errors: bool,
+    /// When the guest turns asynchronous faults on or off, on all vCPUs.
+    pub apf_changes: Vec<(Duration, bool)>,
+    /// From the interrupt "page ready" to the guest's ack.
+    pub ack_delay: Duration,
+    /// Accesses to these pages come from the guest's kernel: it cannot be told "not present".
+    pub kernel: BTreeSet<PageIndex>,
+    /// Accesses to these pages come with interrupts off.
+    pub irqs_off: BTreeSet<PageIndex>,
+    /// A task that is woken goes on on the next vCPU.
+    pub migrate: bool,
+    /// Failures are remembered, tried again within the budget of `run`, and end at its deadline.
+    /// Without, as in a kernel, every attempt asks the source anew, once.
+    pub keeps_record: bool,
+    /// Pages that fail at times: how many of 100 attempts do. They come on top of the fault plan.
+    pub intermittent: BTreeMap<PageIndex, u8>,
+    /// When pages that fail are repaired, for good.
+    pub repairs: Vec<(Duration, PageIndex)>,
+    /// When the balloon takes pages, which read as zeros from then on.
+    pub removals: Vec<(Duration, PageIndex)>,
+    /// How often an access may be taken again after "ready" before the run is given up as looped;
+    /// at the time limit when `None`.
+    pub loop_limit: Option<u64>,
     /// Which task runs next.
     pub scheduling: Scheduling,
     /// What is done about a report.
     pub on_report: OnReport,
-    /// Tasks that the guest kills while they wait for a page for the first time.
+    /// Tasks that the guest kills while they wait for a page that fails.
     pub killed: BTreeSet<TaskId>,
     /// The guest's timer interrupt: it ends artificial halts and time slices.
     pub tick: Duration,
@@ -59,6 +87,8 @@ pub enum Scheduling {
     RoundRobin,
     /// Any that can, by the run's seed; a task that is woken may take over at once.
     Random,
+    /// The one that was woken last only when there is no other: whoever must come back soon does not.
+    Adversarial,
 }
 
 /// What is done about a report.
@@ -68,6 +98,8 @@ pub enum OnReport {
     Stop,
     /// The page is repaired and the vCPU resumed.
     Heal,
+    /// The vCPU stays stopped until the page is repaired (`repairs`).
+    Wait,
 }
 
 impl SimSpec {
@@ -81,13 +113,24 @@ impl SimSpec {
             host: Host::Surefault,
             paging: Paging::TwoDimensional,
             guest_apf: true,
+            guest_reads_errors: true,
+            apf_changes: Vec::new(),
+            ack_delay: Duration::ZERO,
+            kernel: BTreeSet::new(),
+            irqs_off: BTreeSet::new(),
+            migrate: false,
+            keeps_record: true,
+            intermittent: BTreeMap::new(),
+            repairs: Vec::new(),
+            removals: Vec::new(),
+            loop_limit: None,
             scheduling: Scheduling::RoundRobin,
             on_report: OnReport::Stop,
             killed: BTreeSet::new(),
             tick: Duration::from_millis(4),
             max_steps: 100_000_000,
             memslot: SlotId::new(1),
-            first_gfn: Gfn::new(0x10_0000),
+            first_gfn: FIRST_GFN,
         }
     }
 
@@ -104,19 +147,29 @@ impl SimSpec {
         self.host == Host::Surefault && self.run.apf == ApfMode::Kernel
     }
 
+    /// Whether some attempt at the page fails, unless it is repaired.
+    pub(crate) fn is_failing(&self, page: PageIndex) -> bool {
+        self.run.plan.mode_of(page) != FailureMode::Healthy || self.intermittent.contains_key(&page)
+    }
+
     pub(crate) fn faults_config(&self) -> FaultsConfig {
         FaultsConfig {
             paging: self.paging,
             // Without the artificial halt, and with a guest that is told nothing, every fault is
             // synchronous.
             hlt_in_guest: self.run.apf == ApfMode::Off,
+            error_word: self.guest_reads_errors,
             ..FaultsConfig::new(self.run.vcpus)
         }
     }
 
     pub(crate) fn residency_config(&self) -> ResidencyConfig {
         ResidencyConfig {
-            attempts: self.run.attempts,
+            attempts: if self.keeps_record {
+                self.run.attempts
+            } else {
+                1
+            },
             deadline: self.run.deadline,
             range_patience: self.run.deadline / 2,
             ..ResidencyConfig::default()
@@ -129,6 +182,18 @@ impl SimSpec {
         }
         if self.run.tasks == 0 {
             return Err(SimError::NoTasks);
+        }
+        let times = self.repairs.iter().chain(&self.removals);
+        let listed = self.kernel.iter().chain(&self.irqs_off);
+        let pages = times
+            .map(|(_, page)| page)
+            .chain(listed)
+            .chain(self.intermittent.keys());
+        if let Some(&page) = pages
+            .into_iter()
+            .find(|page| u64::from(page.get()) >= self.run.pages.get())
+        {
+            return Err(SimError::NoSuchPage(page));
         }
         match &self.workload {
             Some(workload) if workload.tasks().len() != usize::from(self.run.tasks) => {
@@ -161,6 +226,9 @@ pub enum SimError {
         /// Tasks of the run.
         tasks: u16,
     },
+    /// Something is to happen to a page that the region does not have.
+    #[error("the region has no page {0}")]
+    NoSuchPage(PageIndex),
     /// The workload is for another region.
     #[error("the workload and the run differ in pages")]
     Pages,

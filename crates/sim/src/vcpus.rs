@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use surefault_core::faults::{
-    Announced, Effect, Fault, LinuxApf, Moment, Paging, Prefaulted, Root, Seen,
+    Accepted, Announced, Effect, Fault, LinuxApf, Moment, Paging, Prefaulted, Root, Seen,
 };
-use surefault_core::plan::FailureMode;
 use surefault_core::policy::Policy;
 use surefault_core::residency::{PageOutcome, PageState};
 use surefault_core::run::{ApfMode, Reported};
@@ -40,6 +39,7 @@ impl<P: Policy> Sim<P> {
         let space = self.space(root);
         if self.mapped.contains(&(space, page.index())) {
             self.done += 1;
+            self.access_ended(v);
             if !self.guest.advance(v) {
                 self.guest.reschedule(v, self.agenda.now());
             }
@@ -67,8 +67,11 @@ impl<P: Policy> Sim<P> {
     fn fault(&mut self, v: usize, page: PageId, root: Root) {
         let state = self.state(page);
         let (mut retries, mut asked_again) = (0, 0);
+        let failed = matches!(state, PageState::Failed(_));
         if let Some(task) = self.guest.current(v) {
-            task.retries += u64::from(matches!(state, PageState::Failed(_)));
+            task.retries += u64::from(failed && task.tried);
+            task.met_failure |= failed;
+            task.tried = true;
             task.asked_again += u64::from(std::mem::take(&mut task.said_ready));
             (retries, asked_again) = (task.retries, task.asked_again);
         }
@@ -87,9 +90,24 @@ impl<P: Policy> Sim<P> {
         if state == PageState::Present {
             self.map(root, page);
         }
+        let state = match failed && !self.spec.keeps_record {
+            true => {
+                self.forget_failure(page);
+                self.state(page)
+            }
+            false => state,
+        };
         // One page of address space for each page of the region.
         let gva = Gva::new((0x10_0000 + u64::from(page.index().get())) << 12);
-        let moment = Moment::user(gva, root);
+        let moment = Moment {
+            kernel_mode: self.spec.kernel.contains(&page.index()),
+            interrupts_allowed: !self.spec.irqs_off.contains(&page.index()),
+            ..Moment::user(gva, root)
+        };
+        let cap = usize::from(self.faults.config().queue_cap);
+        self.threads[v].may_go_async = moment.interrupts_allowed
+            && self.faults.queued(vcpu_id(v)) < cap
+            && self.spec.run.apf != ApfMode::Off;
         self.faults.handle_fault(vcpu_id(v), fault, &moment, state);
     }
 
@@ -125,9 +143,9 @@ impl<P: Policy> Sim<P> {
             }
             Effect::Wait { vcpu, page } => {
                 self.counts.synchronous += 1;
-                let healthy = self.spec.run.plan.mode_of(page.index()) == FailureMode::Healthy;
-                let asynchronous = self.spec.run.apf != ApfMode::Off;
-                self.counts.refused_healthy += u64::from(healthy && asynchronous);
+                let healthy = !self.spec.is_failing(page.index());
+                let refused = self.threads[index(vcpu)].may_go_async;
+                self.counts.refused_healthy += u64::from(healthy && refused);
                 self.threads[index(vcpu)].place = Place::Asleep(page);
                 self.demand(page);
             }
@@ -150,9 +168,9 @@ impl<P: Policy> Sim<P> {
                 let how = self.prefault(index(vcpu), page);
                 self.faults.handle_prefaulted(vcpu, item, how);
             }
-            Effect::Ready { vcpu, token, .. } => {
+            Effect::Ready { vcpu, token, error } => {
                 self.counts.readies += 1;
-                self.guest.raise_ready(index(vcpu), token);
+                self.guest.raise_ready(index(vcpu), token, error);
             }
             Effect::Resume { vcpu } | Effect::Confirm { vcpu } | Effect::Retry { vcpu } => {
                 let v = index(vcpu);
@@ -188,11 +206,72 @@ impl<P: Policy> Sim<P> {
                 .handle_observed(vcpu_id(v), fault, seen, apf, state);
             return;
         }
-        if let Some(killed) = self.guest.take_ready(v, self.agenda.now()) {
-            self.counts.killed += killed;
-            self.faults.handle_ack(vcpu_id(v));
+        if let Some(woken) = self.guest.take_ready(v, self.agenda.now()) {
+            self.counts.killed += woken.killed;
+            self.counts.told += woken.told;
+            if woken.killed + woken.told > 0 {
+                self.dead_ended();
+            }
+            match self.spec.ack_delay {
+                Duration::ZERO => drop(self.faults.handle_ack(vcpu_id(v))),
+                delay => self.agenda.after(delay, Event::Ack(v)),
+            }
+            if let Some(other) = woken.moved_to {
+                self.prod(other);
+            }
+        }
+        if matches!(self.guest.running(v), Running::Counter(_)) {
+            // Somebody may have been woken while the vCPU was outside.
+            self.guest.reschedule(v, self.agenda.now());
         }
         self.run_guest(v);
+    }
+
+    /// An interrupt tells an idle vCPU that it has a task to run.
+    fn prod(&mut self, v: usize) {
+        let idle = matches!(self.guest.running(v), Running::Counter(_));
+        if idle && self.threads[v].place == Place::Guest {
+            self.guest.reschedule(v, self.agenda.now());
+            self.run_guest(v);
+        }
+    }
+
+    /// The guest writes `MSR_KVM_ASYNC_PF_EN`, once it runs.
+    pub(crate) fn change_apf(&mut self, v: usize, on: bool) {
+        const LATER: Duration = Duration::from_micros(10);
+        if self.threads[v].place != Place::Guest {
+            return self.agenda.after(LATER, Event::Apf(v, on));
+        }
+        let settings = self.guest_apf(on);
+        if self.faults.handle_guest_apf(vcpu_id(v), settings) == Accepted::Taken && !on {
+            self.guest.wake_all(v);
+            self.prod(v);
+        }
+    }
+
+    /// The current task's access has its page.
+    fn access_ended(&mut self, v: usize) {
+        let now = self.agenda.now();
+        let Some(task) = self.guest.current(v) else {
+            return;
+        };
+        let (healthy, met_failure, retries) = (task.healthy, task.met_failure, task.retries);
+        if healthy {
+            self.counts.healthy_done += 1;
+            self.counts.healthy_last = now;
+        }
+        if met_failure {
+            self.counts.retries.add(retries);
+        }
+    }
+
+    /// Accesses of tasks that were killed have ended.
+    fn dead_ended(&mut self) {
+        for task in self.guest.tasks.iter_mut().filter(|task| task.is_dead()) {
+            if std::mem::take(&mut task.met_failure) {
+                self.counts.retries.add(task.retries);
+            }
+        }
     }
 
     /// Puts down the guest's next instruction, unless it only counts.
@@ -227,7 +306,10 @@ impl<P: Policy> Sim<P> {
         let page = fault.page.index();
         self.counts.reports += 1;
         self.counts.max_attempts = self.counts.max_attempts.max(failure.attempts);
-        let healthy = self.spec.run.plan.mode_of(page) == FailureMode::Healthy;
+        let healthy = !self.spec.is_failing(page);
+        let since = self.failed.get(&page).copied();
+        let took = self.agenda.now() - since.unwrap_or(self.agenda.now());
+        self.counts.report_us.add(took.as_micros() as u64);
         let task = self.guest.current(v);
         let touched = task.as_ref().is_some_and(|task| task.wants() == Some(page));
         self.counts.wrong_reports += u64::from(healthy || !touched);
@@ -246,13 +328,15 @@ impl<P: Policy> Sim<P> {
                     });
             }
             OnReport::Heal => {
-                self.source.repair(page);
-                // Whoever reported it knows the page, so the machine does.
-                let healed = self.pages.handle_heal(fault.page, 1);
-                debug_assert!(healed.is_ok(), "the page exists");
-                self.faults.handle_healed(fault.page);
+                self.repair(page);
                 self.faults.handle_resume(vcpu);
             }
+            OnReport::Wait if self.source.is_repaired(page) => {
+                // A fetch that began before the repair has failed after it.
+                self.repair(page);
+                self.faults.handle_resume(vcpu);
+            }
+            OnReport::Wait => self.threads[v].stopped_for = Some(page),
         }
     }
 

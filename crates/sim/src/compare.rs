@@ -1,0 +1,178 @@
+//! The comparison: every policy on the same workload, seed for seed.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use surefault_core::policy::{AnyPolicy, PolicyKind};
+use surefault_core::run::Outcome;
+
+use crate::result::Histogram;
+use crate::sim::Sim;
+use crate::spec::{SimError, SimSpec};
+use crate::workloads::without_failures;
+
+/// What one policy made of one workload, over all seeds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
+    /// The policy.
+    pub policy: PolicyKind,
+    /// Runs.
+    pub runs: u64,
+    /// Runs in which every task came to an end.
+    pub ended: u64,
+    /// Runs given up because one access was taken again and again.
+    pub looped: u64,
+    /// Retries of accesses that met a failure, until their end or until the run was given up.
+    pub retries: Histogram,
+    /// Microseconds from the first failure of a page to its report.
+    pub report_us: Histogram,
+    /// Reports of a page that does not fail, or with the registers of a task that did not touch it.
+    pub wrong_reports: u64,
+    /// Tasks that the guest killed because it was told.
+    pub told: u64,
+    /// Faults on healthy pages that the policy sent the synchronous way.
+    pub refused_healthy: u64,
+    /// The sum over vCPUs of the time with asynchronous faults switched off by the policy.
+    pub off: Duration,
+    /// How fast the tasks without failing pages went, in thousandths of a run in which nothing
+    /// fails; `None` where there are none.
+    pub progress_per_mille: Option<u64>,
+    /// Bytes that the policy keeps for the VM.
+    pub state_bytes: u64,
+    /// Errors that nobody came back for.
+    pub unclaimed: u64,
+}
+
+impl Row {
+    fn new(policy: PolicyKind) -> Row {
+        Row {
+            policy,
+            runs: 0,
+            ended: 0,
+            looped: 0,
+            retries: Histogram::default(),
+            report_us: Histogram::default(),
+            wrong_reports: 0,
+            told: 0,
+            refused_healthy: 0,
+            off: Duration::ZERO,
+            progress_per_mille: None,
+            state_bytes: 0,
+            unclaimed: 0,
+        }
+    }
+
+    fn add(&mut self, run: &Run) {
+        let counts = &run.result.counts;
+        self.runs += 1;
+        self.ended += u64::from(run.result.run.outcome == Outcome::Finished);
+        self.looped += u64::from(run.result.run.outcome == Outcome::Looped);
+        self.retries.merge(&counts.retries);
+        self.report_us.merge(&counts.report_us);
+        self.wrong_reports += counts.wrong_reports;
+        self.told += counts.told;
+        self.refused_healthy += counts.refused_healthy;
+        self.off += counts.off;
+        self.state_bytes = run.state_bytes;
+        // Those still owed when all tasks are over will never be claimed.
+        let over = run.result.run.outcome == Outcome::Finished;
+        self.unclaimed += counts.unclaimed + if over { run.owed } else { 0 };
+    }
+}
+
+/// One run, and what the machine looked like at its end.
+struct Run {
+    result: crate::SimResult,
+    owed: u64,
+    state_bytes: u64,
+}
+
+impl Run {
+    fn of(spec: &SimSpec) -> Result<Run, SimError> {
+        let (result, owed, state_bytes) = Sim::<AnyPolicy>::new(spec)?.run_and_measure();
+        Ok(Run {
+            result,
+            owed,
+            state_bytes,
+        })
+    }
+
+    /// Visits of healthy tasks in a second, in thousandths; 0 when there were none.
+    fn speed(&self) -> u64 {
+        let counts = &self.result.counts;
+        let all_done = counts.healthy_done == counts.healthy_all;
+        let took = match all_done {
+            true => counts.healthy_last,
+            false => self.result.run.stats.elapsed,
+        };
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        counts.healthy_done.saturating_mul(1_000_000_000) / micros
+    }
+}
+
+/// Runs each policy with each seed on as many threads as there are cores. The rows come in the order
+/// of `policies` and depend on nothing but what is asked for.
+///
+/// # Errors
+/// When a machine that `spec` describes makes no sense.
+pub fn compare<E: From<SimError> + Send>(
+    policies: &[PolicyKind],
+    seeds: u64,
+    spec: impl Fn(PolicyKind, u64) -> Result<SimSpec, E> + Sync,
+) -> Result<Vec<Row>, E> {
+    let jobs: Vec<(usize, u64)> = (0..policies.len())
+        .flat_map(|policy| (0..seeds).map(move |seed| (policy, seed)))
+        .collect();
+    let results = in_parallel(jobs.len(), |job| -> Result<(Run, Option<u64>), E> {
+        let (policy, seed) = jobs[job];
+        let spec = spec(policies[policy], seed)?;
+        let run = Run::of(&spec)?;
+        let has_healthy = run.result.counts.healthy_all > 0;
+        let pace = match has_healthy {
+            true => {
+                let fine = Run::of(&without_failures(&spec))?.speed().max(1);
+                Some(run.speed().saturating_mul(1000) / fine)
+            }
+            false => None,
+        };
+        Ok((run, pace))
+    });
+    let mut rows: Vec<Row> = policies.iter().map(|&policy| Row::new(policy)).collect();
+    let mut paces = vec![0; rows.len()];
+    for (result, &(policy, _)) in results.into_iter().zip(&jobs) {
+        let (run, pace) = result?;
+        let row = &mut rows[policy];
+        row.add(&run);
+        if let Some(pace) = pace {
+            paces[policy] += pace;
+            row.progress_per_mille = Some(paces[policy] / row.runs);
+        }
+    }
+    Ok(rows)
+}
+
+/// Does `count` jobs, and gives their results in order.
+fn in_parallel<T: Send>(count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::with_capacity(count));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(count) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        break;
+                    }
+                    let result = job(number);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.push((number, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|&(number, _)| number);
+    results.into_iter().map(|(_, result)| result).collect()
+}
