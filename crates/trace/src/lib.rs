@@ -20,7 +20,7 @@
 //! |---|---|
 //! | `kernel_fs` | tracefs and debugfs, mounted or not |
 //! | `instance` | an instance's life |
-//! | [`format`] | `format` and `header_page` files |
+//! | [`mod@format`] | `format` and `header_page` files |
 //! | [`subbuffer`] | a page of the ring buffer (pure; arbitrary bytes never panic) |
 //! | `buffers` | the per-CPU files |
 //! | `session` | all of it together |

@@ -32,6 +32,7 @@ pub mod diagnose;
 pub mod error;
 pub mod events;
 pub mod frozen;
+mod frozen_case;
 pub mod hook;
 pub mod ids;
 pub mod metrics;

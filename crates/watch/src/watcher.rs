@@ -3,21 +3,20 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use surefault_core::{Gfn, VcpuId};
+use surefault_core::VcpuId;
 use surefault_trace::{Record, Session};
 
 use crate::abilities;
 use crate::case::{Case, Frozen, Stuck};
-use crate::cause::{Cause, CauseKind};
-use crate::diagnose::{self, Diagnosis, diagnose};
+use crate::diagnose::{Diagnosis, diagnose};
 use crate::error::{Lack, WatchError};
 use crate::events::{AsyncFault, observed};
-use crate::frozen::Waiting;
+use crate::frozen_case;
 use crate::ids::{Moment, Pid, Tid};
 use crate::proc;
 use crate::proc::maps::{self, Mapping};
 use crate::proc::pagemap::{self, Lookout};
-use crate::proc::thread::{Wait, vcpu_of_name};
+use crate::proc::thread::vcpu_of_name;
 use crate::rates::Rates;
 use crate::report::{Snapshot, Stats};
 use crate::scan::{FrozenWorker, Scan};
@@ -32,8 +31,6 @@ const CALM: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How far apart the glances of one look are, at least.
 const BETWEEN_GLANCES: Duration = Duration::from_micros(50);
-/// Smaller mappings of files are libraries and the like, not guest memory.
-const GUEST_MEMORY_FROM: u64 = 1 << 20;
 
 /// What to watch, and when to call it trouble.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -324,7 +321,7 @@ impl Watcher {
         let mut before = std::mem::take(&mut self.frozen);
         for (waiting, since) in found.threads {
             self.keep_or_begin(&mut before, changes, waiting.key, now.since(since), || {
-                frozen_thread(&waiting)
+                frozen_case::thread(&waiting)
             });
         }
         for (key, frozen, since) in self.frozen_by_workers(found.workers, now) {
@@ -378,11 +375,11 @@ impl Watcher {
                 Some(index) => {
                     let (pid, page) = pages.remove(index);
                     let key = (pid, page.key.thread);
-                    frozen.push((key, frozen_vcpu(pid, &page, &waiting), page.since));
+                    frozen.push((key, frozen_case::vcpu(pid, &page, &waiting), page.since));
                 }
                 None if self.options.pid.is_none() => {
                     let machines = self.scan.of_interest().iter().copied();
-                    frozen.push((waiting.key, frozen_worker(&waiting, machines), since));
+                    frozen.push((waiting.key, frozen_case::worker(&waiting, machines), since));
                 }
                 None => {}
             }
@@ -422,88 +419,4 @@ fn presences(suspects: &[(Pid, Suspect)]) -> Vec<Presence> {
         }
     }
     presences
-}
-
-/// A thread that waits itself: a vCPU in a synchronous fault, or any other of a machine.
-fn frozen_thread(waiting: &Waiting) -> Frozen {
-    let (pid, tid) = waiting.key;
-    frozen(pid, tid, waiting, waiting.comm.clone(), None)
-}
-
-/// A vCPU on whose behalf a kernel thread waits.
-fn frozen_vcpu(pid: Pid, page: &WaitedFor, worker: &Waiting) -> Frozen {
-    let tid = page.key.thread;
-    frozen(pid, tid, worker, proc::comm(pid, tid), Some(page))
-}
-
-fn frozen(pid: Pid, tid: Tid, waiting: &Waiting, comm: String, page: Option<&WaitedFor>) -> Frozen {
-    let by_name = vcpu_of_name(&comm).map(VcpuId::new);
-    let (path, holders, cause) = match waiting.blocked.wait {
-        Wait::Userfault => {
-            let handler = diagnose::handler(pid);
-            (None, handler.holders, handler.cause)
-        }
-        Wait::PageIo => {
-            let (path, cause) = page_io(pid);
-            (path, Vec::new(), cause)
-        }
-    };
-    Frozen {
-        pid,
-        tid,
-        comm,
-        vcpu: page.and_then(|page| page.vcpu).or(by_name),
-        wait: waiting.blocked.wait,
-        function: waiting.blocked.function.clone(),
-        gfn: page.map(|page: &WaitedFor| -> Gfn { page.key.gfn }),
-        gva: page.map(|page| page.gva),
-        path,
-        holders,
-        cause,
-        since: Duration::ZERO,
-    }
-}
-
-/// A kernel thread that waits for a page of a machine that we do not know.
-fn frozen_worker(worker: &Waiting, machines: impl Iterator<Item = Pid>) -> Frozen {
-    let (pid, tid) = worker.key;
-    let machines: Vec<String> = machines.map(|pid| pid.to_string()).collect();
-    let mut case = frozen(pid, tid, worker, worker.comm.clone(), None);
-    case.cause.text = format!(
-        "a kernel thread waits for a page of a VM; which VM asked was before we watched, it is one \
-         of the processes {}; {}",
-        machines.join(", "),
-        case.cause.text
-    );
-    case
-}
-
-/// Which page is being read cannot be seen from outside: the files behind the process's memory.
-fn page_io(pid: Pid) -> (Option<String>, Cause) {
-    let mut paths: Vec<String> = maps::all(pid)
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|mapping| mapping.has_file() && mapping.len() >= GUEST_MEMORY_FROM)
-        .filter(|mapping| !mapping.permissions.contains('x') && !is_library(&mapping.path))
-        .map(|mapping| mapping.path)
-        .collect();
-    paths.sort();
-    paths.dedup();
-    let text = match paths.len() {
-        0 => "a page is being read and does not come, from swap or a file".to_owned(),
-        _ => format!(
-            "a page is being read and does not come, from {}",
-            paths.join(" or ")
-        ),
-    };
-    let remedy = "look for errors of the storage below (dmesg, the file system's server)";
-    let path = match paths.as_slice() {
-        [path] => Some(path.clone()),
-        _ => None,
-    };
-    (path, Cause::new(CauseKind::Io, text, remedy))
-}
-
-fn is_library(path: &str) -> bool {
-    path.contains(".so") || path.starts_with("/usr/")
 }
