@@ -5,7 +5,7 @@ mod run;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use surefault_core::run::{ApfMode, PagerMode};
 
-pub(crate) use run::{RunArgs, positive};
+pub(crate) use run::{RunArgs, policy_parser, positive};
 
 use crate::watch::WatchArgs;
 
@@ -38,6 +38,11 @@ pub(crate) enum Command {
     /// Takes about a second: each mode is tried with a page that fails. Exit codes: 0 something
     /// works; 5 nothing does, and what to do about it.
     Probe(ProbeArgs),
+
+    /// Play the published error policies side by side, on the simulated machine.
+    ///
+    /// One row for each policy and workload. Exit codes: 0 it was played; 2 bad usage or input.
+    Compare(crate::compare::CompareArgs),
 
     /// Find machines of this host, anybody's, that are stuck in a page fault or frozen on one, and
     /// say why.

@@ -11,6 +11,7 @@
 //! | `run` | the command `run` |
 //! | `demo` | the command `demo`: its story, told in `demo/text` and `demo/json` |
 //! | `probe` | the command `probe`, likewise |
+//! | `compare` | the command `compare`: the policies side by side |
 //! | `text`, `json` | what came of it, for people and for programs |
 //! | `output` | standard output |
 //! | `watch` | the command `watch` |
@@ -18,6 +19,7 @@
 
 mod args;
 mod check;
+mod compare;
 mod demo;
 mod exit;
 mod json;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Probe(args) => probe::run(args),
+        Command::Compare(args) => compare::compare(args),
         Command::Watch(args) => watch::watch(args),
     };
     match ended {

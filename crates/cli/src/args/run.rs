@@ -113,7 +113,7 @@ pub(crate) fn positive(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn policy_parser() -> impl TypedValueParser<Value = PolicyKind> {
+pub(crate) fn policy_parser() -> impl TypedValueParser<Value = PolicyKind> {
     let names = PolicyKind::ALL
         .iter()
         .map(|kind| PossibleValue::new(kind.as_str()).help(kind.help()));

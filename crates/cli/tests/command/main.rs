@@ -4,6 +4,7 @@
     reason = "a test waits for a page of its own that nobody provides"
 )]
 
+mod compare;
 mod demo;
 mod host;
 mod probe;
@@ -112,6 +113,7 @@ fn main() -> ExitCode {
         run::CASES,
         demo::CASES,
         probe::CASES,
+        compare::CASES,
         watch::CASES,
     ]
     .concat()

@@ -1,0 +1,38 @@
+//! What can be written after `surefault compare`.
+
+use clap::Args;
+use surefault_core::policy::PolicyKind;
+
+use crate::args::{Format, policy_parser};
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CompareArgs {
+    /// A workload by name (one, crowd, ghost, collide, flaky, kernel, migrate, shadow, repair, storm)
+    /// or a TOML file that changes one. May be given several times [default: all that ship].
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) workload: Vec<String>,
+
+    /// Tasks [default: the workload's own].
+    #[arg(long, value_name = "N")]
+    pub(crate) tasks: Option<u16>,
+
+    /// Pages that fail, dealt round-robin to the tasks [default: the workload's own].
+    #[arg(long, value_name = "N")]
+    pub(crate) failing: Option<u32>,
+
+    /// vCPUs, to which the tasks are dealt round-robin [default: the workload's own].
+    #[arg(long, value_name = "N")]
+    pub(crate) vcpus: Option<u16>,
+
+    /// Runs of each policy, with the seeds 0 to N-1.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) seeds: u64,
+
+    /// A policy to play. May be given several times [default: all].
+    #[arg(long, value_name = "POLICY", value_parser = policy_parser())]
+    pub(crate) policy: Vec<PolicyKind>,
+
+    /// The form of the result on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+}

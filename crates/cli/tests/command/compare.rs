@@ -1,0 +1,83 @@
+//! `surefault compare`: the same rows for the same seeds, and input that it refuses.
+
+use std::io::Write as _;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::surefault::{BINARY, Ran, output};
+
+crate::cases![
+    a_comparison_is_the_same_anywhere(Nothing),
+    a_table_has_a_line_for_each_policy(Nothing),
+    workloads_and_sizes_that_are_wrong(Nothing),
+    a_workload_file_that_is_wrong(Nothing),
+];
+
+fn compare(arguments: &[&str]) -> Ran {
+    output(Command::new(BINARY).arg("compare").args(arguments))
+}
+
+/// Simulated time and seeds alone decide: these numbers hold on every machine.
+fn a_comparison_is_the_same_anywhere() {
+    let ran = compare(&[
+        "--workload=one",
+        "--policy=error-gfn",
+        "--policy=exact",
+        "--seeds=2",
+        "--format=json",
+    ]);
+    let row = |policy: &str, after: [u64; 2], bytes: u64| {
+        json!({
+            "workload": "one", "tasks": 1, "failing": 1, "vcpus": 1, "policy": policy,
+            "runs": 2, "ended": 2, "looped": 0,
+            "retries": { "count": 2, "p50": 1, "p99": 1, "max": 1 },
+            "report_after_ns": { "count": 2, "p50": after[0], "p99": after[1], "max": after[1] },
+            "wrong_reports": 0, "told": 0, "refused_healthy": 0, "off_ns": 0,
+            "progress_per_mille": null, "state_bytes": bytes, "unclaimed": 0,
+        })
+    };
+    let json = ran.ended(0).json();
+    let gfn = json["rows"][0]["report_after_ns"]["p50"]
+        .as_u64()
+        .expect("a time");
+    let gfn_99 = json["rows"][0]["report_after_ns"]["p99"]
+        .as_u64()
+        .expect("a time");
+    let expected = json!({
+        "schema": 1, "command": "compare", "machine": "simulated",
+        "rows": [row("error-gfn", [gfn, gfn_99], 8), row("exact", [7_000, 7_000], 0)],
+    });
+    assert_eq!(json, expected);
+    assert_eq!(
+        gfn, 526_000,
+        "the latency that the seed draws for the second attempt"
+    );
+}
+
+fn a_table_has_a_line_for_each_policy() {
+    let ran = compare(&["--workload=shadow", "--tasks=4", "--failing=2", "--seeds=1"]).ended(0);
+    for policy in surefault_core::policy::PolicyKind::ALL {
+        let line = ran
+            .stdout
+            .lines()
+            .find(|line| line.trim_start().starts_with(policy.as_str()));
+        assert!(line.is_some(), "{policy} is not in: {}", ran.stdout);
+    }
+}
+
+fn workloads_and_sizes_that_are_wrong() {
+    compare(&["--workload=crowed"]).refused(2, &["--workload", "'crowed'", "crowd, ghost"]);
+    compare(&["--workload=migrate", "--vcpus=1"]).refused(2, &["migrate", "at least 2 vCPUs"]);
+    compare(&["--workload=one", "--failing=9999"])
+        .refused(2, &["9999 failing pages", "at most 256"]);
+    compare(&["--policy=best"]).refused(2, &["--policy", "best"]);
+}
+
+fn a_workload_file_that_is_wrong() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    write!(file, "base = \"crowd\"\n\ntick = \"soon\"\n").expect("room");
+    let path = file.path().to_str().expect("a plain path").to_owned();
+    let ran = compare(&["--workload", &path]);
+    ran.refused(2, &[&path, "line 3", "`tick`", "'soon'"]);
+}
