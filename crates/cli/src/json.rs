@@ -173,14 +173,6 @@ impl Simulated {
             max_attempts,
             max_retries,
             max_asked_again,
-            // What only the comparison of policies shows.
-            told: _,
-            retries: _,
-            report_us: _,
-            off: _,
-            healthy_done: _,
-            healthy_all: _,
-            healthy_last: _,
         } = *counts;
         Simulated {
             steps,

@@ -64,16 +64,16 @@ impl Row {
     }
 
     fn add(&mut self, run: &Run) {
-        let counts = &run.result.counts;
+        let (counts, measured) = (&run.result.counts, &run.result.measured);
         self.runs += 1;
         self.ended += u64::from(run.result.run.outcome == Outcome::Finished);
         self.looped += u64::from(run.result.run.outcome == Outcome::Looped);
-        self.retries.merge(&counts.retries);
-        self.report_us.merge(&counts.report_us);
+        self.retries.merge(&measured.retries);
+        self.report_us.merge(&measured.report_us);
         self.wrong_reports += counts.wrong_reports;
-        self.told += counts.told;
+        self.told += measured.told;
         self.refused_healthy += counts.refused_healthy;
-        self.off += counts.off;
+        self.off += measured.off;
         self.state_bytes = run.state_bytes;
         // Those still owed when all tasks are over will never be claimed.
         let over = run.result.run.outcome == Outcome::Finished;
@@ -100,14 +100,14 @@ impl Run {
 
     /// Visits of healthy tasks in a second, in thousandths; 0 when there were none.
     fn speed(&self) -> u64 {
-        let counts = &self.result.counts;
-        let all_done = counts.healthy_done == counts.healthy_all;
+        let measured = &self.result.measured;
+        let all_done = measured.healthy_done == measured.healthy_all;
         let took = match all_done {
-            true => counts.healthy_last,
+            true => measured.healthy_last,
             false => self.result.run.stats.elapsed,
         };
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        counts.healthy_done.saturating_mul(1_000_000_000) / micros
+        measured.healthy_done.saturating_mul(1_000_000_000) / micros
     }
 }
 
@@ -128,7 +128,7 @@ pub fn compare<E: From<SimError> + Send>(
         let (policy, seed) = jobs[job];
         let spec = spec(policies[policy], seed)?;
         let run = Run::of(&spec)?;
-        let has_healthy = run.result.counts.healthy_all > 0;
+        let has_healthy = run.result.measured.healthy_all > 0;
         let pace = match has_healthy {
             true => {
                 let fine = Run::of(&without_failures(&spec))?.speed().max(1);

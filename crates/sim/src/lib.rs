@@ -33,7 +33,7 @@ mod tests;
 mod vcpus;
 pub mod workloads;
 
-pub use result::{Counts, Histogram, SimResult};
+pub use result::{Counts, Histogram, Measured, SimResult};
 pub use sim::Sim;
 pub use spec::{Host, OnReport, Scheduling, SimError, SimSpec};
 

@@ -12,6 +12,8 @@ pub struct SimResult {
     pub run: RunResult,
     /// The counts.
     pub counts: Counts,
+    /// What a comparison of policies wants to know.
+    pub measured: Measured,
 }
 
 /// What was counted on the way.
@@ -46,6 +48,11 @@ pub struct Counts {
     pub max_retries: u64,
     /// The most often that one access was taken again after its page had been said ready.
     pub max_asked_again: u64,
+}
+
+/// What a comparison of policies wants to know beyond the counts.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Measured {
     /// Tasks that were told of their error by the guest's kernel, and died of it.
     pub told: u64,
     /// The accesses that met a failure, by the retries that each took until its end, or has taken

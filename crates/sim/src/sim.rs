@@ -11,7 +11,7 @@ use surefault_core::{PageId, PageIndex, RegionId, VcpuId};
 
 use crate::agenda::Agenda;
 use crate::guest::Guest;
-use crate::result::{Counts, SimResult};
+use crate::result::{Counts, Measured, SimResult};
 use crate::source::Source;
 use crate::spec::{SimError, SimSpec};
 
@@ -99,6 +99,7 @@ pub struct Sim<P> {
     /// Pages that have failed, since when.
     pub(crate) failed: BTreeMap<PageIndex, Duration>,
     pub(crate) counts: Counts,
+    pub(crate) measured: Measured,
     pub(crate) done: u64,
     pub(crate) report: Option<Reported>,
 }
@@ -144,6 +145,7 @@ impl<P: Policy> Sim<P> {
             backlog: VecDeque::new(),
             failed: BTreeMap::new(),
             counts: Counts::default(),
+            measured: Measured::default(),
             done: 0,
             report: None,
             spec: spec.clone(),
@@ -266,7 +268,7 @@ impl<P: Policy> Sim<P> {
             match (thread.off_since, self.faults.policy().is_off(vcpu_id(v))) {
                 (None, true) => thread.off_since = Some(now),
                 (Some(since), false) => {
-                    self.counts.off += now - since;
+                    self.measured.off += now - since;
                     thread.off_since = None;
                 }
                 (None, false) | (Some(_), true) => {}
@@ -311,11 +313,11 @@ impl<P: Policy> Sim<P> {
     fn finish(mut self, outcome: Outcome) -> SimResult {
         let now = self.agenda.now();
         let off = |thread: &Thread| thread.off_since.map(|since| now - since);
-        self.counts.off += self.threads.iter().filter_map(off).sum::<Duration>();
+        self.measured.off += self.threads.iter().filter_map(off).sum::<Duration>();
         for task in self.guest.tasks.iter().filter(|task| task.met_failure) {
-            self.counts.retries.add(task.retries);
+            self.measured.retries.add(task.retries);
         }
-        self.counts.healthy_all = self.guest.healthy_visits();
+        self.measured.healthy_all = self.guest.healthy_visits();
         SimResult {
             run: RunResult {
                 outcome,
@@ -334,6 +336,7 @@ impl<P: Policy> Sim<P> {
                 },
             },
             counts: self.counts,
+            measured: self.measured,
         }
     }
 }

@@ -208,7 +208,7 @@ impl<P: Policy> Sim<P> {
         }
         if let Some(woken) = self.guest.take_ready(v, self.agenda.now()) {
             self.counts.killed += woken.killed;
-            self.counts.told += woken.told;
+            self.measured.told += woken.told;
             if woken.killed + woken.told > 0 {
                 self.dead_ended();
             }
@@ -257,11 +257,11 @@ impl<P: Policy> Sim<P> {
         };
         let (healthy, met_failure, retries) = (task.healthy, task.met_failure, task.retries);
         if healthy {
-            self.counts.healthy_done += 1;
-            self.counts.healthy_last = now;
+            self.measured.healthy_done += 1;
+            self.measured.healthy_last = now;
         }
         if met_failure {
-            self.counts.retries.add(retries);
+            self.measured.retries.add(retries);
         }
     }
 
@@ -269,7 +269,7 @@ impl<P: Policy> Sim<P> {
     fn dead_ended(&mut self) {
         for task in self.guest.tasks.iter_mut().filter(|task| task.is_dead()) {
             if std::mem::take(&mut task.met_failure) {
-                self.counts.retries.add(task.retries);
+                self.measured.retries.add(task.retries);
             }
         }
     }
@@ -309,7 +309,7 @@ impl<P: Policy> Sim<P> {
         let healthy = !self.spec.is_failing(page);
         let since = self.failed.get(&page).copied();
         let took = self.agenda.now() - since.unwrap_or(self.agenda.now());
-        self.counts.report_us.add(took.as_micros() as u64);
+        self.measured.report_us.add(took.as_micros() as u64);
         let task = self.guest.current(v);
         let touched = task.as_ref().is_some_and(|task| task.wants() == Some(page));
         self.counts.wrong_reports += u64::from(healthy || !touched);

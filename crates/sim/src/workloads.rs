@@ -244,7 +244,7 @@ pub fn spec(
             spec.intermittent = failing.iter().map(|&page| (page, FLAKY_PERCENT)).collect();
         }
         WorkloadKind::Kernel => {
-            spec.irqs_off = failing.iter().copied().step_by(4).skip(1).collect();
+            spec.irqs_off = failing.iter().copied().skip(1).step_by(4).collect();
             spec.kernel = failing.into_iter().collect();
         }
         WorkloadKind::Migrate => spec.migrate = true,
