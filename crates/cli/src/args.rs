@@ -48,7 +48,8 @@ pub(crate) enum Command {
     /// say why.
     ///
     /// Exit codes: 0 nothing was found; 2 bad usage; 3 something was found; 5 the host lacks what is
-    /// needed to look; 1 anything unexpected.
+    /// needed to look; 6 stopped before the time was over, and nothing found until then; 1 anything
+    /// unexpected.
     Watch(WatchArgs),
 }
 

@@ -1,23 +1,30 @@
 //! Standard output, which belongs to the result.
 
+use core::ops::ControlFlow;
 use std::io::{ErrorKind, Write as _};
 
 use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
 
-/// Writes to standard output. A reader that is gone ends the command, but is not told about it.
+/// Writes to standard output. That its reader is gone is no failure: nobody is left to be told.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_on(text).map(|_| ())
+}
+
+/// The same, breaking when the reader is gone: for output without an end.
+pub(crate) fn print_on(text: &str) -> Result<ControlFlow<()>, Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => {
             let error = anyhow::Error::new(error).context("writing to standard output");
             Err(Failure::new(Exit::Unexpected, error))
         }
-        _ => Ok(()),
     }
 }
 

@@ -1,25 +1,28 @@
 //! The command `watch`.
 
 mod args;
+mod json;
 mod metrics;
 mod signals;
 
+use core::ops::ControlFlow;
 use core::time::Duration;
-use std::io::Write as _;
 use std::time::Instant;
 
-use serde::Serialize;
-use surefault_watch::{Case, Change, Frozen, Hook, Lack, Stats, Stuck, WatchError, Watcher};
+use surefault_watch::{Case, Change, Hook, WatchError, Watcher};
 
 pub(crate) use self::args::WatchArgs;
 use self::metrics::MetricsServer;
 use crate::args::Format;
 use crate::exit::{Exit, Failure};
+use crate::output::{print, print_json, print_on};
 
 /// How long to go on after the first case with `--once`, so that those beside it are found too.
 const AFTER_FIRST: Duration = Duration::from_secs(1);
 /// How often what is served on `--metrics` is made anew.
 const METRICS_EVERY: Duration = Duration::from_secs(1);
+/// How long commands may go on that still run, or wait for their turn, at the end.
+const COMMANDS: Duration = Duration::from_secs(10);
 
 pub(crate) fn watch(args: &WatchArgs) -> Result<Exit, Failure> {
     let stop = signals::stop_on_signals()?;
@@ -32,7 +35,7 @@ pub(crate) fn watch(args: &WatchArgs) -> Result<Exit, Failure> {
         None => None,
     };
     let mut watching = Watching {
-        hook: args.on_stuck.as_ref().map(Hook::new),
+        hook: args.on_stuck.as_deref().map(hook),
         format: args.format,
         found: false,
     };
@@ -43,7 +46,9 @@ pub(crate) fn watch(args: &WatchArgs) -> Result<Exit, Failure> {
         let left = end.map_or(METRICS_EVERY, |end| end - Instant::now().min(end));
         let changes = watcher.step(left.min(METRICS_EVERY)).map_err(failure)?;
         let first = !watching.found;
-        watching.take(changes)?;
+        if watching.take(changes)?.is_break() {
+            break;
+        }
         if args.once && watching.found && first {
             let soon = Instant::now() + AFTER_FIRST;
             end = end.map(|end| end.min(soon));
@@ -55,41 +60,24 @@ pub(crate) fn watch(args: &WatchArgs) -> Result<Exit, Failure> {
             server.show(surefault_watch::metrics::render(&watcher.snapshot()));
         }
     }
+    watching.await_commands();
     let snapshot = watcher.snapshot();
     match args.format {
         Format::Text => print(&format!("{}\n", snapshot.summary()))?,
-        Format::Json => {
-            let output = Output {
-                schema: 1,
-                command: "watch",
-                outcome: if watching.found { "found" } else { "healthy" },
-                stuck: &snapshot.stuck,
-                frozen: &snapshot.frozen,
-                lacks: &snapshot.lacks,
-                stats: &snapshot.stats,
-            };
-            let text = serde_json::to_string(&output);
-            let text = text.map_err(|error| Failure::new(Exit::Unexpected, error))?;
-            print(&format!("{text}\n"))?;
-        }
+        Format::Json => print_json(&json::Watched::of(&snapshot, watching.found))?,
     }
-    Ok(if watching.found {
-        Exit::Found
-    } else {
-        Exit::Ran
+    let early = end.is_some_and(|end| Instant::now() < end);
+    Ok(match watching.found {
+        true => Exit::Found,
+        // Whether there is anything could not be said yet.
+        false if early => Exit::Incomplete,
+        false => Exit::Ran,
     })
 }
 
-/// The one object that the command writes.
-#[derive(Serialize, Debug)]
-struct Output<'a> {
-    schema: u32,
-    command: &'static str,
-    outcome: &'static str,
-    stuck: &'a [Stuck],
-    frozen: &'a [Frozen],
-    lacks: &'a [Lack],
-    stats: &'a Stats,
+/// Standard output belongs to the result: what the command prints goes elsewhere.
+fn hook(command: &str) -> Hook {
+    Hook::new(format!("exec 1>&2\n{command}"))
 }
 
 struct Watching {
@@ -99,7 +87,8 @@ struct Watching {
 }
 
 impl Watching {
-    fn take(&mut self, changes: Vec<Change>) -> Result<(), Failure> {
+    /// Hears of changes. Breaks when nobody reads on.
+    fn take(&mut self, changes: Vec<Change>) -> Result<ControlFlow<()>, Failure> {
         for change in changes {
             let text = match &change {
                 Change::Began(case) => {
@@ -114,16 +103,33 @@ impl Watching {
                     case.tid()
                 ),
             };
-            if self.format == Format::Text {
-                print(&text)?;
+            if self.format == Format::Text && print_on(&text)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
+        self.tend();
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn tend(&mut self) {
         if let Some(hook) = &mut self.hook
             && let Err(error) = hook.tend()
         {
             eprintln!("surefault: --on-stuck: {error}");
         }
-        Ok(())
+    }
+
+    /// Commands that wait for their turn have it, and those that run may come to their end.
+    fn await_commands(&mut self) {
+        let end = Instant::now() + COMMANDS;
+        while self.hook.as_ref().is_some_and(Hook::is_busy) {
+            if Instant::now() >= end {
+                eprintln!("surefault: --on-stuck: commands are still running");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+            self.tend();
+        }
     }
 
     /// A command that cannot be run is no reason to stop watching.
@@ -143,19 +149,4 @@ fn failure(error: WatchError) -> Failure {
         _ => Exit::Unexpected,
     };
     Failure::new(exit, error)
-}
-
-/// Writes to standard output, at once: what is found is of interest now.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    match written {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            let error = anyhow::Error::new(error).context("writing to standard output");
-            Err(Failure::new(Exit::Unexpected, error))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
 }

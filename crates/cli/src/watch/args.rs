@@ -14,7 +14,8 @@ pub(crate) struct WatchArgs {
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pid: Option<u32>,
 
-    /// How long to watch [default: until SIGINT or SIGTERM].
+    /// How long to watch [default: until SIGINT or SIGTERM]. A time is a number and a unit: ns, us,
+    /// ms or s.
     #[arg(long = "for", value_name = "TIME", value_parser = positive)]
     pub(crate) limit: Option<Duration>,
 
@@ -30,8 +31,9 @@ pub(crate) struct WatchArgs {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = positive)]
     pub(crate) frozen_after: Duration,
 
-    /// A command that is run by sh once for each case, with the facts in its environment
-    /// (SUREFAULT_CASE, SUREFAULT_PID, SUREFAULT_CAUSE, …).
+    /// A command that is run by sh once for each case, with the facts in its environment:
+    /// SUREFAULT_CASE, _PID, _TID, _COMM, _VCPU, _GFN, _GVA, _HVA, _PATH, _OFFSET, _CAUSE,
+    /// _CAUSE_TEXT, _REMEDY, _RETRIES, _SINCE_NS. What it prints goes to standard error.
     #[arg(long, value_name = "CMD")]
     pub(crate) on_stuck: Option<String>,
 
@@ -39,7 +41,7 @@ pub(crate) struct WatchArgs {
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics: Option<SocketAddr>,
 
-    /// The form of what was found on standard output.
+    /// The form of what was found on standard output: text as it is found, JSON at the end.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }

@@ -22,6 +22,8 @@ crate::cases![
     a_process_that_is_not_there_is_wrong_usage(Nothing),
     metrics_are_served(Root),
     nothing_is_left_in_tracefs(Root),
+    a_loop_is_found(RootAndGuest),
+    stopped_before_its_time(Root),
 ];
 
 fn watch(arguments: &[&str]) -> Ran {
@@ -144,7 +146,7 @@ fn a_process_that_is_not_there_is_wrong_usage() {
     watch(&["--once", "--for", "1s"]).refused(2, &["cannot be used with"]);
 }
 
-/// A watch without an end; killed when this is dropped.
+/// A command without an end; killed when this is dropped.
 struct Endless(Child);
 
 impl Endless {
@@ -240,4 +242,46 @@ fn metrics_are_served() {
     let first = lines.next().expect("a line").expect("text");
     assert_eq!(first, "HTTP/1.1 200 OK");
     drop(endless);
+}
+
+/// A guest of our own that Linux alone cannot give a page, from start to report.
+fn a_loop_is_found() {
+    let alone = ["--pager", "none", "--apf", "kernel", "--timeout", "90s"];
+    let looping = Command::new(BINARY)
+        .arg("run")
+        .args(alone)
+        .args(["--pages", "64", "--fail", "17"])
+        .stdout(Stdio::null())
+        .spawn();
+    let looping = Endless(looping.expect("the command starts"));
+    let pid = looping.0.id().to_string();
+    let directory = tempfile::tempdir().expect("a directory");
+    let hook = directory.path().join("hook");
+    // It prints, too, which must not get into the result.
+    let command = format!(
+        "echo \"$SUREFAULT_CASE $SUREFAULT_PID $SUREFAULT_CAUSE\" | tee -a {}",
+        hook.display()
+    );
+    let arguments = ["--once", "--pid", &pid, "--format", "json"];
+    let limit = ["--frozen-after", "60s", "--on-stuck", &command];
+    let ran = watch(&[&arguments[..], &limit].concat()).ended(3);
+    let found = ran.json();
+    assert_eq!(found["outcome"], "found");
+    let stuck = &found["stuck"][0];
+    assert_eq!(stuck["pid"].to_string(), pid);
+    assert_eq!(stuck["vcpu"], 0);
+    // Where the built-in guest has its page 17.
+    assert_eq!(stuck["gfn"], 0x10_0011);
+    assert_eq!(stuck["cause"]["kind"], "truncated");
+    assert!(stuck["retries"].as_u64() >= Some(100), "{stuck}");
+    let said = std::fs::read_to_string(hook).expect("the hook has run");
+    assert_eq!(said, format!("stuck {pid} truncated\n"));
+}
+
+fn stopped_before_its_time() {
+    let mut endless = Endless::start(&["--pid", &own_pid(), "--for", "90s"]);
+    endless.wait_for_instance();
+    // A handler that is not there yet would be missed.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(endless.end_by(Signal::TERM), Some(6));
 }
