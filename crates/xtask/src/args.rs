@@ -10,6 +10,7 @@ cargo xtask matrix [options]
   --kernel 6.1,6.12,7.3   only these kernels (default: all three); `host` is the one that runs
                           here, on which the cases run as they are
   --only CASE[,CASE]      only these cases; a final * stands for any rest
+  --quick                 without the cases that take minutes
   --format text|json      what is printed to stdout (default: text)
   --jobs N                kernels at a time (default: 1; times are then comparable)
   --repeat N              the whole N times; the last table is printed, every failure counts
@@ -36,6 +37,7 @@ pub(crate) enum Format {
 pub(crate) struct Options {
     pub(crate) kernels: Vec<Kernel>,
     pub(crate) only: Option<Vec<String>>,
+    pub(crate) quick: bool,
     pub(crate) format: Format,
     pub(crate) jobs: usize,
     pub(crate) repeat: usize,
@@ -89,6 +91,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task, Usa
             .filter(|kernel| kernel.origin != Origin::Host)
             .collect(),
         only: None,
+        quick: false,
         format: Format::Text,
         jobs: 1,
         repeat: 1,
@@ -119,6 +122,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task, Usa
             }
             "--jobs" => options.jobs = count(&flag, &value()?)?,
             "--repeat" => options.repeat = count(&flag, &value()?)?,
+            "--quick" => options.quick = true,
             "--record" => options.record = true,
             "--refresh" => options.refresh = true,
             "--list" => options.list = true,

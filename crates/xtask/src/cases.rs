@@ -10,6 +10,7 @@
 //! why = "no UFFDIO_POISON before 6.6"
 //! alike = ["report"]            # optional: the same values on every kernel
 //! like = "off-failing"          # optional: and the same as in that case
+//! slow = true                   # optional: left out by --quick
 //!
 //! [json]                        # optional: what stdout must say as JSON (see expect.rs)
 //! outcome = "reported"
@@ -53,6 +54,8 @@ struct File {
     alike: Vec<String>,
     like: Option<String>,
     #[serde(default)]
+    slow: bool,
+    #[serde(default)]
     json: toml::Table,
     #[serde(default)]
     case: toml::Table,
@@ -83,6 +86,8 @@ pub(crate) struct Case {
     pub(crate) alike: Vec<String>,
     /// The case in which they have the same values, too.
     pub(crate) like: Option<String>,
+    /// Left out by `--quick`.
+    pub(crate) slow: bool,
     only: Option<Only>,
     expected: Expected,
     differs: BTreeMap<String, Expected>,
@@ -144,6 +149,7 @@ impl Case {
             limit: Duration::from_secs(file.limit_s),
             alike: file.alike,
             like: file.like,
+            slow: file.slow,
             only,
             expected,
             differs,

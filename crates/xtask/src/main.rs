@@ -13,6 +13,7 @@ mod host;
 mod initramfs;
 mod ledger;
 mod listen;
+mod lock;
 mod matrix;
 mod missing;
 mod packages;
@@ -31,6 +32,7 @@ use anyhow::{Context as _, Result};
 
 use crate::args::{Format, HELP, Options, Task};
 use crate::cases::Case;
+use crate::lock::Lock;
 use crate::matrix::{Bench, Matrix};
 use crate::missing::Missing;
 use crate::packages::{Origin, Packages};
@@ -70,7 +72,7 @@ fn matrix(options: &Options) -> Result<ExitCode> {
     let cases = cases::load(&root.join("crates/xtask/cases"))?;
     let cases: Vec<_> = cases
         .iter()
-        .filter(|case| options.wants(&case.name))
+        .filter(|case| options.wants(&case.name) && !(options.quick && case.slow))
         .collect();
     if options.list {
         for case in &cases {
@@ -82,9 +84,18 @@ fn matrix(options: &Options) -> Result<ExitCode> {
         eprintln!("xtask: no case is called that; see cargo xtask matrix --list");
         return Ok(ExitCode::from(BAD_USAGE));
     }
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root.join("target"), |dir| root.join(PathBuf::from(dir)))
+        .join("matrix");
+    let _lock = Lock::of(&target)?;
+    let boots = target.join("boots");
+    // Logs of an earlier run would be taken for this one's.
+    if boots.exists() {
+        fs::remove_dir_all(&boots).with_context(|| format!("removing {}", boots.display()))?;
+    }
     let mut failed = 0;
     for round in 1..=options.repeat {
-        let matrix = run(root, options, &cases)?;
+        let matrix = run(root, &target, options, &cases, round)?;
         failed += usize::from(matrix.failed());
         if options.repeat > 1 {
             eprintln!(
@@ -106,7 +117,13 @@ fn matrix(options: &Options) -> Result<ExitCode> {
     })
 }
 
-fn run(root: &Path, options: &Options, cases: &[&Case]) -> Result<Matrix> {
+fn run(
+    root: &Path,
+    target: &Path,
+    options: &Options,
+    cases: &[&Case],
+    round: usize,
+) -> Result<Matrix> {
     if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
         return Err(Missing::new(
             "the programs for the kernels are built for x86-64 Linux",
@@ -122,16 +139,8 @@ fn run(root: &Path, options: &Options, cases: &[&Case]) -> Result<Matrix> {
         &options.kernels,
         options.refresh,
     )?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |dir| root.join(PathBuf::from(dir)))
-        .join("matrix");
-    let programs = Programs::build(root, &target, cases)?;
-    let directory = target.join("boots");
-    // Logs of an earlier run would be taken for this one's.
-    if directory.exists() {
-        fs::remove_dir_all(&directory)
-            .with_context(|| format!("removing {}", directory.display()))?;
-    }
+    let programs = Programs::build(root, target, cases)?;
+    let directory = target.join(format!("boots/round-{round}"));
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     Bench {
         packages: &packages,

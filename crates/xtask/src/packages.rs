@@ -1,6 +1,6 @@
 //! The stock kernels, and busybox: fetched from Debian, unpacked and kept outside the tree.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::apt::Apt;
 use crate::command::{output, require};
+use crate::lock::Lock;
 use crate::missing::Missing;
 
 /// A kernel of the matrix.
@@ -76,12 +77,8 @@ impl Packages {
     /// # Errors
     /// [`Missing`], where packages cannot be had on this machine.
     pub(crate) fn get(cache: &Path, kernels: &[Kernel], refresh: bool) -> Result<Self> {
-        fs::create_dir_all(cache)
-            .with_context(|| format!("creating the cache {}", cache.display()))?;
-        // Two runs at once must not unpack into the same place. The lock ends with the file.
-        let lock = File::create(cache.join("lock")).context("opening the lock of the cache")?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)
-            .context("locking the cache")?;
+        // Two runs at once must not unpack into the same place.
+        let _lock = Lock::of(cache)?;
         require("tar", "apt-get install tar")?;
         let suites: Vec<_> = KERNELS
             .iter()
@@ -227,13 +224,13 @@ fn decompress(dir: &Path, module: &str) -> Result<()> {
     let Some(path) = find(dir, |name| name.starts_with(&format!("{module}.ko.")))? else {
         return Ok(());
     };
-    let program = match path.extension().and_then(|e| e.to_str()) {
-        Some("xz") => "xz",
-        Some("zst") => "zstd",
-        Some("gz") => "gzip",
+    let (program, package) = match path.extension().and_then(|e| e.to_str()) {
+        Some("xz") => ("xz", "xz-utils"),
+        Some("zst") => ("zstd", "zstd"),
+        Some("gz") => ("gzip", "gzip"),
         _ => bail!("{} is packed in an unknown way", path.display()),
     };
-    require(program, &format!("apt-get install {program}"))?;
+    require(program, &format!("apt-get install {package}"))?;
     let plain = output(Command::new(program).arg("-dc").arg(&path))?;
     fs::write(path.with_extension(""), plain)
         .with_context(|| format!("writing {} unpacked", path.display()))
