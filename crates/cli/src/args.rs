@@ -123,9 +123,9 @@ impl From<Apf> for ApfMode {
 pub(crate) enum OnError {
     /// The run ends with the report.
     Exit,
-    /// The vCPU waits at the faulting instruction until it is told to go on.
+    /// The vCPU waits at the faulting instruction until it is told to go on (not available yet).
     Stop,
-    /// The guest is told, and kills the task.
+    /// The guest is told, and kills the task (not available yet).
     Guest,
 }
 

@@ -76,6 +76,7 @@ struct Simulated {
     wrong_reports: u64,
     unclaimed: u64,
     killed: u64,
+    told: u64,
     max_attempts: u8,
     max_retries: u64,
     max_asked_again: u64,
@@ -151,13 +152,16 @@ impl<'a> Stats<'a> {
             elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
             kvm: (!kvm.is_empty()).then_some(kvm),
             pager: (!pager.is_empty()).then_some(pager),
-            sim: ran.counts.as_ref().map(Simulated::of),
+            sim: ran
+                .counts
+                .as_ref()
+                .map(|counts| Simulated::of(counts, ran.told)),
         }
     }
 }
 
 impl Simulated {
-    fn of(counts: &Counts) -> Simulated {
+    fn of(counts: &Counts, told: u64) -> Simulated {
         let Counts {
             steps,
             faults,
@@ -186,6 +190,7 @@ impl Simulated {
             wrong_reports,
             unclaimed,
             killed,
+            told,
             max_attempts,
             max_retries,
             max_asked_again,

@@ -25,6 +25,7 @@ pub(crate) fn run(
     Ok(Ran {
         result,
         counts: None,
+        told: 0,
     })
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Ran {
     pub(crate) result: RunResult,
     /// What only the simulated machine can count.
     pub(crate) counts: Option<Counts>,
+    /// Tasks that the guest killed, having been told that there is no page for them.
+    pub(crate) told: u64,
 }
 
 impl Machine {

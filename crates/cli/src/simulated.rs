@@ -35,6 +35,7 @@ pub(crate) fn run(spec: &SimSpec) -> Result<Ran, Failure> {
     Ok(Ran {
         result: result.run,
         counts: Some(result.counts),
+        told: result.measured.told,
     })
 }
 

@@ -62,13 +62,31 @@ pub(crate) fn result(ran: &Ran, args: &RunArgs) -> String {
         format_args!("{pages}, {finished} of {tasks} tasks finished, {elapsed}{clock}"),
     );
     match &ran.counts {
-        Some(counts) => line(&mut text, "faults", faults(counts)),
+        Some(counts) => {
+            line(&mut text, "faults", faults(counts));
+            for what in policy(counts, ran.told) {
+                line(&mut text, "policy", what);
+            }
+        }
         None => line(&mut text, "sums", sums(stats)),
     }
     if let Some(counted) = kvm(stats) {
         line(&mut text, "kvm", counted);
     }
     text
+}
+
+/// What the policy did that is not seen elsewhere.
+fn policy(counts: &Counts, told: u64) -> impl Iterator<Item = String> {
+    let told = (told > 0).then(|| {
+        let tasks = count(told, "task");
+        format!("{tasks} killed by the guest, which was told that there is no page")
+    });
+    let wrong = (counts.wrong_reports > 0).then(|| {
+        let reports = count(counts.wrong_reports, "report");
+        format!("WRONG: {reports} with a task on the vCPU that did not touch the page")
+    });
+    told.into_iter().chain(wrong)
 }
 
 /// What KVM says of the faults, where it says anything.
@@ -104,7 +122,7 @@ fn faults(counts: &Counts) -> String {
     } = counts;
     let mut text = format!("{faults}: {asynchronous} asynchronous, {synchronous} synchronous");
     if *refused_healthy > 0 {
-        text += &format!(" ({refused_healthy} of healthy pages, which need not have been)");
+        text += &format!(" ({refused_healthy} of healthy pages)");
     }
     if *max_asked_again > 0 {
         let times = count(*max_asked_again, "time");

@@ -54,6 +54,7 @@ pub(crate) fn reported() -> Ran {
     Ran {
         result,
         counts: None,
+        told: 0,
     }
 }
 
@@ -75,6 +76,7 @@ pub(crate) fn simulated() -> Ran {
             max_retries: 6,
             max_asked_again: 7,
         }),
+        told: 8,
         ..reported()
     }
 }
@@ -100,6 +102,7 @@ fn without_a_report() {
             stats: RunStats::default(),
         },
         counts: None,
+        told: 0,
     };
     let written = serde_json::to_value(Output::of_run(Machine::Kvm, &ran)).unwrap();
     assert_eq!(written["outcome"], "finished");

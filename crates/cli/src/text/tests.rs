@@ -20,6 +20,7 @@ fn on_kvm(result: RunResult) -> Ran {
     Ran {
         result,
         counts: None,
+        told: 0,
     }
 }
 

@@ -9,6 +9,7 @@ crate::cases![
     simulated_failures_are_reported_alike_in_every_mode(Nothing),
     linux_is_played_as_it_is(Nothing),
     policies_can_be_told_apart(Nothing),
+    what_policies_do_is_said(Nothing),
     the_same_flags_give_the_same_result(Nothing),
     a_simulated_run_says_so(Nothing),
 ];
@@ -76,6 +77,24 @@ fn policies_can_be_told_apart() {
     for policy in ["error-gfn", "error-pending", "exact"] {
         assert_eq!(under(policy).ended(3).json()["report"]["page"], 17);
     }
+}
+
+fn what_policies_do_is_said() {
+    let under = |policy: &str| {
+        let load = [
+            "--apf", "user", "--pages", "64", "--tasks", "2", "--fail", "9",
+        ];
+        sim(&[&load[..], &["--policy", policy, "--timeout", "20ms"]].concat())
+    };
+    let told = under("guest-error").ended(0).stdout;
+    assert!(
+        told.contains("  policy  1 task killed by the guest"),
+        "{told}"
+    );
+    let lost = under("exit-on-completion").ended(3).stdout;
+    assert!(lost.contains("  policy  WRONG: 1 report"), "{lost}");
+    let ours = under("exact").ended(3).stdout;
+    assert!(!ours.contains("  policy  "), "{ours}");
 }
 
 fn the_same_flags_give_the_same_result() {
