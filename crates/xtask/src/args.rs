@@ -10,7 +10,8 @@ cargo xtask matrix [options]
   --kernel 6.1,6.12,7.3   only these kernels (default: all three); `host` is the one that runs
                           here, on which the cases run as they are
   --only CASE[,CASE]      only these cases; a final * stands for any rest
-  --quick                 without the cases that take minutes
+  --slow                  also the slow cases, the tests of the crates, which take minutes;
+                          a slow case that --only names in full needs no --slow
   --format text|json      what is printed to stdout (default: text)
   --jobs N                kernels at a time (default: 1; times are then comparable)
   --repeat N              the whole N times; the last table is printed, every failure counts
@@ -37,7 +38,7 @@ pub(crate) enum Format {
 pub(crate) struct Options {
     pub(crate) kernels: Vec<Kernel>,
     pub(crate) only: Option<Vec<String>>,
-    pub(crate) quick: bool,
+    pub(crate) slow: bool,
     pub(crate) format: Format,
     pub(crate) jobs: usize,
     pub(crate) repeat: usize,
@@ -62,15 +63,15 @@ pub(crate) struct Usage(String);
 
 impl Options {
     /// Whether a case was asked for.
-    pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only.as_ref().is_none_or(|patterns| {
-            patterns
-                .iter()
-                .any(|pattern| match pattern.strip_suffix('*') {
-                    Some(start) => name.starts_with(start),
-                    None => name == pattern,
-                })
-        })
+    pub(crate) fn wants(&self, name: &str, slow: bool) -> bool {
+        let Some(patterns) = &self.only else {
+            return self.slow || !slow;
+        };
+        let matches = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(start) => name.starts_with(start) && (self.slow || !slow),
+            None => name == pattern,
+        };
+        patterns.iter().any(matches)
     }
 }
 
@@ -91,7 +92,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task, Usa
             .filter(|kernel| kernel.origin != Origin::Host)
             .collect(),
         only: None,
-        quick: false,
+        slow: false,
         format: Format::Text,
         jobs: 1,
         repeat: 1,
@@ -122,7 +123,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task, Usa
             }
             "--jobs" => options.jobs = count(&flag, &value()?)?,
             "--repeat" => options.repeat = count(&flag, &value()?)?,
-            "--quick" => options.quick = true,
+            "--slow" => options.slow = true,
             "--record" => options.record = true,
             "--refresh" => options.refresh = true,
             "--list" => options.list = true,
@@ -132,6 +133,11 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task, Usa
         if given.is_some() {
             return Err(Usage(format!("{flag} takes no value")));
         }
+    }
+    if options.record && options.only.is_some() {
+        return Err(Usage(
+            "--record wants all cases, not --only some".to_owned(),
+        ));
     }
     Ok(Task::Matrix(options))
 }
@@ -174,10 +180,13 @@ mod tests {
     fn options_are_read_in_both_forms() {
         let all = options("matrix --kernel 7.3,6.1 --only=off-*,probe --format json --jobs=2");
         assert_eq!(all.kernels, [KERNELS[0], KERNELS[2]]);
-        assert!(all.wants("off-stall") && all.wants("probe"));
-        assert!(!all.wants("probe2") && !all.wants("kernel-stall"));
+        assert!(all.wants("off-stall", false) && all.wants("probe", true));
+        assert!(!all.wants("off-slow", true));
+        assert!(!all.wants("probe2", false) && !all.wants("kernel-stall", false));
         assert_eq!((all.format, all.jobs), (Format::Json, 2));
-        assert!(options("matrix").wants("anything"));
+        assert!(options("matrix").wants("anything", false));
+        assert!(!options("matrix").wants("anything", true));
+        assert!(options("matrix --slow").wants("anything", true));
         assert_eq!(options("matrix").kernels, KERNELS[..3]);
         assert_eq!(options("matrix --kernel host").kernels, KERNELS[3..]);
     }
@@ -190,6 +199,7 @@ mod tests {
             "matrix --jobs",
             "matrix --record=yes",
             "matrix --what",
+            "matrix --record --only off-stall",
             "matricks",
         ] {
             assert!(parse_words(bad).is_err(), "{bad}");

@@ -10,7 +10,7 @@
 //! why = "no UFFDIO_POISON before 6.6"
 //! alike = ["report"]            # optional: the same values on every kernel
 //! like = "off-failing"          # optional: and the same as in that case
-//! slow = true                   # optional: left out by --quick
+//! slow = true                   # optional: run only with --slow, or by its full name
 //!
 //! [json]                        # optional: what stdout must say as JSON (see expect.rs)
 //! outcome = "reported"
@@ -86,7 +86,7 @@ pub(crate) struct Case {
     pub(crate) alike: Vec<String>,
     /// The case in which they have the same values, too.
     pub(crate) like: Option<String>,
-    /// Left out by `--quick`.
+    /// Run only when asked for.
     pub(crate) slow: bool,
     only: Option<Only>,
     expected: Expected,

@@ -15,6 +15,9 @@
 
 use serde_json::Value;
 
+/// How much of a value is shown that is not what was expected.
+const SHOWN_CHARACTERS: usize = 200;
+
 /// One thing that must hold for a value.
 #[derive(Clone, Debug, PartialEq)]
 enum Matcher {
@@ -155,7 +158,10 @@ impl Expectation {
             Matcher::Present(wanted) => found.is_some() == *wanted,
         };
         (!holds).then(|| {
-            let found = found.map_or_else(|| "nothing".to_owned(), Value::to_string);
+            let mut found = found.map_or_else(|| "nothing".to_owned(), Value::to_string);
+            if found.chars().count() > SHOWN_CHARACTERS {
+                found = found.chars().take(SHOWN_CHARACTERS).collect::<String>() + "…";
+            }
             format!("{}: expected {}, got {found}", self.path, self.wanted())
         })
     }
