@@ -1,0 +1,190 @@
+//! The programs that serve: processes of their own, each behind a socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::os::fd::OwnedFd;
+
+use crate::{BenchError, Source};
+
+const FLOOR: &str = include_str!("floor.c");
+
+/// How long a handler may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who serves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HandlerKind {
+    /// One thread, `poll`, one event, one page.
+    Floor,
+    /// Everything from the start on, 2 MiB at a time.
+    Ceiling,
+    /// `surefault serve`.
+    Surefault {
+        /// The program.
+        program: PathBuf,
+        /// What it is told beside the socket and the file.
+        arguments: Vec<String>,
+    },
+}
+
+impl HandlerKind {
+    /// Its name in tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            HandlerKind::Floor => "floor",
+            HandlerKind::Ceiling => "ceiling",
+            HandlerKind::Surefault { .. } => "surefault",
+        }
+    }
+
+    fn command(&self, socket: &Path, source: &Source) -> Result<Command, BenchError> {
+        Ok(match self {
+            HandlerKind::Floor | HandlerKind::Ceiling => {
+                let mut command = Command::new(compile(source.dir())?);
+                command.arg(socket).arg(source.path());
+                if *self == HandlerKind::Ceiling {
+                    command.arg("ceiling");
+                }
+                command
+            }
+            HandlerKind::Surefault { program, arguments } => {
+                let mut listen = socket.as_os_str().to_owned();
+                listen.push("=");
+                listen.push(source.path());
+                let mut command = Command::new(program);
+                command.arg("serve").arg("--listen").arg(listen);
+                command.args(arguments);
+                command
+            }
+        })
+    }
+}
+
+/// The floor's program, compiled once for each source.
+fn compile(dir: &Path) -> Result<PathBuf, BenchError> {
+    let program = dir.join("floor");
+    if program.exists() {
+        return Ok(program);
+    }
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let failed = |source| BenchError::Compiler {
+        compiler: compiler.clone(),
+        source,
+    };
+    let text = dir.join("floor.c");
+    std::fs::write(&text, FLOOR).map_err(failed)?;
+    let output = Command::new(&compiler)
+        .args(["-O2", "-o"])
+        .arg(&program)
+        .arg(&text)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(failed)?;
+    match output.status.success() {
+        true => Ok(program),
+        false => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(failed(io::Error::other(said)))
+        }
+    }
+}
+
+/// A handler's process, killed when this is dropped.
+#[derive(Debug)]
+pub struct Handler {
+    name: &'static str,
+    socket: PathBuf,
+    child: Child,
+}
+
+impl Handler {
+    /// Starts a handler for `source`, and waits until it listens.
+    ///
+    /// # Errors
+    /// When its program cannot be had, or does not listen.
+    pub fn start(kind: &HandlerKind, source: &Source) -> Result<Handler, BenchError> {
+        let name = kind.name();
+        let socket = source.dir().join(format!("{name}.sock"));
+        let child = kind
+            .command(&socket, source)?
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|source| BenchError::Start { name, source })?;
+        let mut handler = Handler {
+            name,
+            socket,
+            child,
+        };
+        let until = Instant::now() + PATIENCE;
+        while !handler.socket.exists() {
+            handler.check()?;
+            if Instant::now() >= until {
+                let source = Errno::TIMEDOUT;
+                return Err(BenchError::Connect { name, source });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(handler)
+    }
+
+    /// Its name in tables.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn check(&mut self) -> Result<(), BenchError> {
+        let name = self.name;
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(BenchError::Ended { name, status }),
+            Err(source) => Err(BenchError::Start { name, source }),
+        }
+    }
+
+    /// Ends it.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// A connection to it.
+    pub(crate) fn connect(&mut self) -> Result<OwnedFd, BenchError> {
+        self.check()?;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match connect(&self.socket) {
+                Ok(connection) => return Ok(connection),
+                // It has bound its socket and does not listen yet.
+                Err(Errno::CONNREFUSED) if Instant::now() < until => {
+                    self.check()?;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(source) => {
+                    let name = self.name;
+                    return Err(BenchError::Connect { name, source });
+                }
+            }
+        }
+    }
+}
+
+fn connect(socket: &Path) -> Result<OwnedFd, Errno> {
+    let kind = (AddressFamily::UNIX, SocketType::STREAM);
+    let connection = rustix::net::socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&connection, &SocketAddrUnix::new(socket)?)?;
+    Ok(connection)
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,60 @@
+//! The floor and the ceiling serve, and what becomes of a handler that does not.
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+use surefault_bench::{BenchError, Handler, HandlerKind, Order, Source, measure};
+use surefault_testkit::trial;
+use surefault_uffd::{Options, Userfaultfd};
+
+const PAGES: u32 = 1100;
+
+fn served_by(kind: &HandlerKind, order: Order) {
+    let source = Source::create(&std::env::temp_dir(), PAGES).expect("a file");
+    let mut handler = Handler::start(kind, &source).expect("a handler");
+    // One VM after the other.
+    for threads in [1, 3] {
+        let served = measure(&mut handler, &source, order, threads, 3).expect("served");
+        assert_eq!(served.accesses_ns.len(), PAGES as usize);
+        assert!(served.pages_per_second > 0.0);
+    }
+}
+
+fn floor() {
+    served_by(&HandlerKind::Floor, Order::Random);
+    served_by(&HandlerKind::Floor, Order::Sequential);
+}
+
+fn ceiling() {
+    served_by(&HandlerKind::Ceiling, Order::Sequential);
+}
+
+fn a_program_that_ends_is_noticed() {
+    let source = Source::create(&std::env::temp_dir(), 1).expect("a file");
+    let kind = HandlerKind::Surefault {
+        program: "false".into(),
+        arguments: Vec::new(),
+    };
+    match Handler::start(&kind, &source) {
+        Err(BenchError::Ended { status, .. }) => assert_eq!(status.code(), Some(1)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn main() -> ExitCode {
+    let uffd = || {
+        let made = Userfaultfd::create(Options::default());
+        made.err().map(|error| error.to_string())
+    };
+    let trials = vec![
+        trial("floor", "uffd", uffd(), floor),
+        trial("ceiling", "uffd", uffd(), ceiling),
+        trial(
+            "a_program_that_ends_is_noticed",
+            "",
+            None,
+            a_program_that_ends_is_noticed,
+        ),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
