@@ -27,10 +27,18 @@ impl Default for PagerConfig {
 /// How an access to a failed page is made to fail.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum FailedPage {
-    /// By poison where the kernel has it, else by protection.
+    /// By poison where the kernel has it, else by protection, or in another process by its end.
     Auto,
     /// `UFFDIO_POISON` (Linux 6.6): SIGBUS with the address.
     Poison,
     /// `mprotect(PROT_NONE)` and a wake-up: SIGSEGV, or `EFAULT` from `KVM_RUN` without an address.
+    /// Only for memory of this process.
     Protect,
+    /// The process that has the memory is killed ([`Attendant::kill`](crate::Attendant::kill)), before
+    /// it can see the page. Only for memory of another process, where it is what `Auto` means if the
+    /// kernel cannot poison.
+    Kill,
+    /// Not at all: who waits for it goes on waiting, and it is tried again and again. Only for memory
+    /// of another process.
+    Wait,
 }

@@ -45,13 +45,16 @@ impl Shared {
     /// it decides to sleep (`userfaultfd_must_wait`). Its fault is answered here.
     fn settled(&self, page: PageId, outcome: PageOutcome) {
         match outcome {
-            PageOutcome::Present => return,
-            PageOutcome::Failed(_) => self.stats.failed.add(1),
+            PageOutcome::Present => return self.attendant.page_recovered(page),
+            PageOutcome::Failed(_) => {
+                self.stats.failed.add(1);
+                if self.marking.keeps_waiting() {
+                    return;
+                }
+            }
             PageOutcome::Cancelled => {}
         }
-        if self.uffd.wake(self.regions.range(page, 1)).is_err() {
-            self.stats.strange_events.add(1);
-        }
+        self.wake(self.regions.range(page, 1));
     }
 
     /// Reads pages from the store: here and now if that needs no waiting, else in a thread of the

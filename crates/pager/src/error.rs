@@ -5,6 +5,8 @@ use surefault_core::{Hva, PageId};
 use surefault_uffd::{CreateError, OperationError, RangeError};
 use thiserror::Error;
 
+use crate::FailedPage;
+
 /// Why a pager did not start. Nothing is registered then.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -45,6 +47,10 @@ pub enum StartError {
     /// Poison was asked for, and the kernel has none.
     #[error("this kernel cannot poison pages (UFFDIO_POISON came with Linux 6.6)")]
     NoPoison,
+    /// Failed pages cannot be treated so in this memory: some ways are for that of this process,
+    /// others for that of another.
+    #[error("{0:?} is no way to treat the failed pages of this memory")]
+    FailedPage(FailedPage),
     /// A limit makes no sense.
     #[error("the pager's limits make no sense")]
     Config(#[from] ConfigError),

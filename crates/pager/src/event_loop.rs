@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use surefault_core::Hva;
-use surefault_core::residency::{Admission, PageState};
+use surefault_core::residency::{PageState, Timer};
+use surefault_core::{Hva, PageId};
 use surefault_uffd::{Event, Read};
 
-use crate::shared::{Gate, Hands, Shared};
+use crate::foreign::Rule;
+use crate::mark::Marking;
+use crate::shared::{Gate, Hands, Machine, Shared};
 
 /// The loop's pause after an event could not be read, so that it does not spin.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
@@ -81,8 +83,20 @@ fn fire_timers(shared: &Shared, hands: &mut Hands) {
         shared.tell(hands, |machine| {
             while let Some(timer) = machine.timers.pop_due(now) {
                 machine.residency.handle_timer(timer);
+                if let (Timer::FailureTtl { page, .. }, Marking::Foreign(Rule::Wait)) =
+                    (timer, shared.marking)
+                {
+                    try_again(machine, page);
+                }
             }
         });
+    }
+}
+
+/// A page whose waiters were kept waiting is asked for in their name, who cannot.
+fn try_again(machine: &mut Machine, page: PageId) {
+    if let Ok(PageState::Failed(_)) = machine.residency.state(page) {
+        machine.demand(page);
     }
 }
 
@@ -91,49 +105,79 @@ impl Shared {
     pub(crate) fn read_events(&self, hands: &mut Hands) {
         let mut gate = self.gate_exclusively();
         self.take_events(&mut gate);
-        let faulted = &gate.faulted;
-        if faulted.is_empty() {
+        let Gate {
+            faulted, removed, ..
+        } = &*gate;
+        if faulted.is_empty() && removed.is_empty() {
             return;
         }
         self.stats.faults.add(faulted.len() as u64);
+        let now = Instant::now();
         self.tell(hands, |machine| {
+            // Removals first: a fault may have been read before one that came earlier.
+            for &(first, count) in removed {
+                let known = machine.residency.handle_removed(first, count);
+                known.expect("pages of the memory");
+            }
             for &page in faulted {
-                match machine.residency.handle_demand(page) {
-                    Ok(Admission::Taken) => {}
-                    Ok(Admission::Full) => machine.backlog.push_back(page),
-                    Err(_) => unreachable!("the address is in a region"),
-                }
+                machine.waits.begin(page, now);
+                machine.demand(page);
             }
         });
     }
 
-    /// Reads a batch of events into `gate.faulted`.
+    /// Reads events into `gate.faulted` and `gate.removed` until the queue is empty: the kernel gives
+    /// all faults before any removal, so that a removal may stand behind a whole batch of faults.
     fn take_events(&self, gate: &mut Gate) {
         let Gate {
-            buffer, faulted, ..
+            buffer,
+            faulted,
+            removed,
+            ..
         } = gate;
         faulted.clear();
-        match self.uffd.read(buffer) {
-            Ok(Read::WouldBlock) => {}
-            Ok(Read::Events(events)) => {
-                for event in events {
-                    let page = match event {
-                        Event::Pagefault(fault) => {
-                            self.regions.page_of(Hva::new(fault.address.get()))
-                        }
-                        // None of these was asked for.
-                        Event::Fork(_) | Event::Remap { .. } | Event::Remove { .. } => None,
-                        Event::Unmap { .. } | Event::Unknown { .. } => None,
-                    };
-                    match page {
-                        Some(page) => faulted.push(page),
-                        None => self.stats.strange_events.add(1),
+        removed.clear();
+        loop {
+            match self.uffd.read(buffer) {
+                Ok(Read::WouldBlock) => return,
+                Ok(Read::Events(events)) => {
+                    let is_all = events.len() < self.batch;
+                    events.for_each(|event| self.take_event(event, faulted, removed));
+                    if is_all {
+                        return;
                     }
                 }
+                Err(_) => {
+                    self.stats.strange_events.add(1);
+                    std::thread::sleep(PAUSE_AFTER_ERROR);
+                    return;
+                }
             }
-            Err(_) => {
+        }
+    }
+
+    fn take_event(
+        &self,
+        event: Event,
+        faulted: &mut Vec<PageId>,
+        removed: &mut Vec<(PageId, u32)>,
+    ) {
+        match event {
+            Event::Pagefault(fault) => match self.regions.page_of(Hva::new(fault.address.get())) {
+                Some(page) => faulted.push(page),
+                None => self.refuse_stray(fault.address),
+            },
+            // A mapping that is gone can raise no fault; what comes there next is not ours.
+            Event::Remove { start, end } | Event::Unmap { start, end } => {
+                let (start, end) = (Hva::new(start.get()), Hva::new(end.get()));
+                for (first, count) in self.regions.pages_between(start, end) {
+                    self.stats.removed.add(count.into());
+                    removed.push((first, count));
+                }
+            }
+            // Nobody should have asked for these.
+            Event::Fork(_) | Event::Remap { .. } | Event::Unknown { .. } => {
                 self.stats.strange_events.add(1);
-                std::thread::sleep(PAUSE_AFTER_ERROR);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Putting pages in place.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use surefault_core::residency::{Generation, InstallResult};
@@ -71,6 +72,12 @@ impl Shared {
         }
         hands.data = data;
         self.tell(hands, |m| {
+            if !m.poisoned.is_empty() {
+                // Contents overwrite poison.
+                let there = (0..done).filter_map(|n| first.checked_add(n));
+                m.poisoned
+                    .retain(|page| !there.clone().any(|other| other == *page));
+            }
             m.residency
                 .handle_installed(generation, first, count, result)
         });
@@ -87,16 +94,20 @@ impl Shared {
             Some(Progress::Refused(cause)) => Err(cause),
         };
         self.tell(hands, |m| {
+            if result.is_ok() {
+                m.poisoned.remove(&page);
+            }
             m.residency.handle_zeroed(generation, page, result)
         });
     }
 
     fn zero_fill(&self, page: PageId) -> Result<Outcome, OperationError> {
         let range = self.regions.range(page, 1);
-        if range.page_size() == surefault_uffd::host_page_size() {
+        let is_poisoned = self.machine().poisoned.contains(&page);
+        if range.page_size() == surefault_uffd::host_page_size() && !is_poisoned {
             return self.uffd.zeropage(range, Wake::Now);
         }
-        // Huge pages have no shared page of zeros.
+        // Huge pages have no shared page of zeros, and only contents overwrite poison.
         let zeros = vec![0; range.len() as usize];
         self.uffd.copy(range, &zeros, Wake::Now)
     }
@@ -175,6 +186,10 @@ impl Shared {
 
     /// The memory is gone: nobody can wait for it any more.
     fn memory_gone(&self, hands: &mut Hands) {
+        if self.gone.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.attendant.memory_gone();
         self.tell(hands, |machine| {
             for (id, region) in self.regions.iter() {
                 let first = PageId::new(id, PageIndex::default());

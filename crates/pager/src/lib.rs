@@ -1,7 +1,8 @@
 //! Serves userfaults from a store: event loop, fetch pool, gate, install.
 //!
 //! The driver that turns the effects of [`surefault_core::residency`] into reads, ioctls and
-//! wake-ups, in the process that owns the memory. Which page is fetched, retried, failed or may
+//! wake-ups: for memory of this process ([`Pager::start`]), or of another that hands over its
+//! userfaultfd ([`Pager::attach`]). Which page is fetched, retried, failed or may
 //! still be installed is decided there; here is how.
 //!
 //! ```text
@@ -24,12 +25,16 @@
 //!
 //! [`Store::read_now`]: surefault_store::Store::read_now
 
+mod attach;
+mod attendant;
 mod causes;
 mod config;
 mod drive;
 mod error;
 mod event_loop;
+mod foreign;
 mod install;
+mod latency;
 mod mark;
 mod pager;
 mod pool;
@@ -38,8 +43,10 @@ mod shared;
 mod stats;
 mod timers;
 
+pub use attendant::Attendant;
 pub use config::{FailedPage, PagerConfig};
 pub use error::{DiscardError, StartError};
+pub use latency::Latencies;
 pub use pager::{PageVerdict, Pager};
 pub use regions::ServedRegion;
 pub use stats::PagerStats;

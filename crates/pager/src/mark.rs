@@ -6,10 +6,11 @@
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
-use surefault_core::PageId;
 use surefault_core::residency::{Generation, Marked};
+use surefault_core::{Cause, PageId};
 use surefault_uffd::{OperationError, Outcome, PageRange, Wake};
 
+use crate::foreign::Rule;
 use crate::install::Progress;
 use crate::shared::{Hands, Shared};
 
@@ -20,27 +21,62 @@ pub(crate) enum Marking {
     Poison,
     /// Without access rights: `EFAULT` without an address.
     Protect,
+    /// By the rule for memory of another process, of which nothing may be changed but through the
+    /// userfaultfd.
+    Foreign(Rule),
+}
+
+impl Marking {
+    /// Whether those who wait for a failed page go on waiting.
+    pub(crate) fn keeps_waiting(self) -> bool {
+        match self {
+            Marking::Poison | Marking::Protect | Marking::Foreign(Rule::Poison) => false,
+            Marking::Foreign(Rule::Kill | Rule::Wait) => true,
+        }
+    }
 }
 
 impl Shared {
     /// Makes accesses to the page fail, and wakes who waits for it.
     pub(crate) fn mark(&self, hands: &mut Hands, generation: Generation, page: PageId) {
+        let marked = match self.marking {
+            Marking::Poison | Marking::Protect => self.mark_here(hands, generation, page),
+            Marking::Foreign(rule) => self.mark_foreign(hands, generation, page, rule),
+        };
+        let failed = self.tell(hands, |machine| {
+            machine.residency.handle_marked(generation, page, marked);
+            machine.newly_failed(page)
+        });
+        if let Some(failure) = failed {
+            let text = self.cause_text(failure.cause);
+            self.attendant.page_failed(page, failure, &text);
+        }
+    }
+
+    fn mark_here(&self, hands: &mut Hands, generation: Generation, page: PageId) -> Marked {
         let operation = |_| self.refuse_access(self.regions.range(page, 1));
-        let marked = match self.attempt(hands, generation, page, 1, operation) {
+        match self.attempt(hands, generation, page, 1, operation) {
             Some(Progress::Pages(_)) | None => Marked::Marked,
             Some(Progress::AlreadyThere) => Marked::AlreadyPresent,
             Some(Progress::Refused(_)) => {
                 self.stats.strange_events.add(1);
                 Marked::Marked
             }
-        };
-        self.tell(hands, |m| {
-            m.residency.handle_marked(generation, page, marked)
-        });
+        }
+    }
+
+    /// What there is to say about a cause.
+    pub(crate) fn cause_text(&self, cause: Cause) -> String {
+        let deadline = self.machine().residency.config().deadline;
+        self.causes.text(cause, deadline)
     }
 
     /// Makes accesses to an absent page fail, and wakes who waits for it. Inside the gate only.
     pub(crate) fn refuse_access(&self, range: PageRange) -> Result<Outcome, OperationError> {
+        if let Marking::Foreign(rule) = self.marking {
+            self.refuse_foreign(range, rule);
+            return Ok(Outcome::Done);
+        }
         if self.marking == Marking::Poison {
             match self.uffd.poison(range, Wake::Now) {
                 Ok(outcome) => return Ok(outcome),
@@ -57,6 +93,9 @@ impl Shared {
 
     /// Undoes `mark`: the next access is a fault again.
     pub(crate) fn unmark(&self, hands: &mut Hands, generation: Generation, page: PageId) {
+        if let Marking::Foreign(_) = self.marking {
+            return self.unmark_foreign(hands, generation, page);
+        }
         self.attempt(hands, generation, page, 1, |_| {
             if self.clear(self.regions.range(page, 1)).is_err() {
                 self.stats.strange_events.add(1);
@@ -78,6 +117,9 @@ impl Shared {
     /// Throws the contents of pages away, marks included, so that the next access to one is a fault.
     /// Inside the gate only.
     pub(crate) fn throw_away(&self, range: PageRange) -> Result<(), Errno> {
+        if let Marking::Foreign(_) = self.marking {
+            return Err(Errno::OPNOTSUPP);
+        }
         self.clear(range)?;
         match advise(range, Advice::LinuxRemove) {
             // Private memory has no file from which anything might come back.

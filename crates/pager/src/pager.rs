@@ -13,12 +13,14 @@ use surefault_core::{Cause, Failure, Hva, PageCount, PageId};
 use surefault_store::Store;
 use surefault_uffd::{Ioctls, Options, PageRange, RegisterMode, Userfaultfd};
 
+use crate::attendant::Nobody;
 use crate::mark::Marking;
 use crate::pool::Pool;
 use crate::regions::Regions;
 use crate::shared::{Hands, Shared};
 use crate::{
-    DiscardError, FailedPage, PagerConfig, PagerStats, ServedRegion, StartError, event_loop,
+    Attendant, DiscardError, FailedPage, Latencies, PagerConfig, PagerStats, ServedRegion,
+    StartError, event_loop,
 };
 
 /// How long the end of a pager waits for threads that are inside the store.
@@ -65,13 +67,7 @@ impl Pager {
         config: &PagerConfig,
     ) -> Result<Pager, StartError> {
         let ranges = check(regions, &*store)?;
-        let pages: Vec<PageCount> = regions.iter().map(|region| region.pages).collect();
         let uffd = Userfaultfd::create(Options::default())?;
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let nudge = eventfd(0, flags).map_err(|errno| StartError::Resource {
-            what: "an event descriptor",
-            source: errno.into(),
-        })?;
         let mut poison = true;
         for &(start, range) in &ranges {
             // SAFETY: the caller has promised what registering needs.
@@ -84,35 +80,16 @@ impl Pager {
             (FailedPage::Poison, false) => return Err(StartError::NoPoison),
             (FailedPage::Poison | FailedPage::Auto, true) => Marking::Poison,
             (FailedPage::Protect, _) | (FailedPage::Auto, false) => Marking::Protect,
+            (other @ (FailedPage::Kill | FailedPage::Wait), _) => {
+                return Err(StartError::FailedPage(other));
+            }
         };
-        let mut limits = config.residency.clone();
+        let mut config = config.clone();
         if marking == Marking::Protect {
+            let limits = &mut config.residency;
             limits.max_failures = limits.max_failures.min(MAX_PROTECTED);
         }
-        let residency = Residency::new(limits, &pages)?;
-        let shared = Arc::new(Shared::new(
-            uffd,
-            Regions::new(regions),
-            store,
-            marking,
-            Pool::new(),
-            nudge,
-            residency,
-            config.batch,
-        ));
-        let body = {
-            let shared = Arc::clone(&shared);
-            move || event_loop::run(&shared)
-        };
-        let event_loop = std::thread::Builder::new().name("pager".into()).spawn(body);
-        let event_loop = event_loop.map_err(|source| StartError::Resource {
-            what: "the event loop's thread",
-            source,
-        })?;
-        Ok(Pager {
-            shared,
-            event_loop: Some(event_loop),
-        })
+        start_serving(uffd, regions, store, marking, &config, Arc::new(Nobody))
     }
 
     /// The page that `hva` lies in; `None` when it is in none of the regions.
@@ -169,6 +146,7 @@ impl Pager {
     pub fn heal(&self, first: PageId, count: u32) -> u32 {
         let mut hands = Hands::default();
         let healed = self.shared.tell(&mut hands, |machine| {
+            machine.forget_announced(first, count);
             machine
                 .residency
                 .handle_heal(first, count)
@@ -233,8 +211,7 @@ impl Pager {
 
     /// What there is to say about a cause in one of this pager's failures.
     pub fn cause_text(&self, cause: Cause) -> String {
-        let deadline = self.shared.machine().residency.config().deadline;
-        self.shared.causes.text(cause, deadline)
+        self.shared.cause_text(cause)
     }
 
     /// The pages that have failed, in order.
@@ -249,6 +226,11 @@ impl Pager {
             machine.residency.present(),
             PageCount::new(machine.residency.pending() as u64),
         )
+    }
+
+    /// How long faults took that ended with their page: from the event to the wake-up.
+    pub fn latencies(&self) -> Latencies {
+        self.shared.machine().waits.latencies.clone()
     }
 
     /// What was counted so far.
@@ -269,6 +251,48 @@ impl Drop for Pager {
         self.shared.pool.stop(STOP_PATIENCE);
         self.shared.close();
     }
+}
+
+/// Begins to serve what is registered with `uffd`.
+pub(crate) fn start_serving(
+    uffd: Userfaultfd,
+    regions: &[ServedRegion],
+    store: Arc<dyn Store>,
+    marking: Marking,
+    config: &PagerConfig,
+    attendant: Arc<dyn Attendant>,
+) -> Result<Pager, StartError> {
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    let nudge = eventfd(0, flags).map_err(|errno| StartError::Resource {
+        what: "an event descriptor",
+        source: errno.into(),
+    })?;
+    let pages: Vec<PageCount> = regions.iter().map(|region| region.pages).collect();
+    let residency = Residency::new(config.residency.clone(), &pages)?;
+    let shared = Arc::new(Shared::new(
+        uffd,
+        Regions::new(regions),
+        store,
+        marking,
+        attendant,
+        Pool::new(),
+        nudge,
+        residency,
+        config.batch,
+    ));
+    let body = {
+        let shared = Arc::clone(&shared);
+        move || event_loop::run(&shared)
+    };
+    let event_loop = std::thread::Builder::new().name("pager".into()).spawn(body);
+    let event_loop = event_loop.map_err(|source| StartError::Resource {
+        what: "the event loop's thread",
+        source,
+    })?;
+    Ok(Pager {
+        shared,
+        event_loop: Some(event_loop),
+    })
 }
 
 /// Checks the regions against each other's limits and the store's.

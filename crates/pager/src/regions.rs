@@ -57,6 +57,23 @@ impl Regions {
         })
     }
 
+    /// The whole pages from `start` to `end`, region by region: the first, and how many there are.
+    pub(crate) fn pages_between(
+        &self,
+        start: Hva,
+        end: Hva,
+    ) -> impl Iterator<Item = (PageId, u32)> + '_ {
+        self.iter().filter_map(move |(id, region)| {
+            let shift = region.page_size.shift();
+            let offset = |hva: Hva| hva.checked_offset_from(region.start).unwrap_or(0);
+            let first = offset(start).div_ceil(region.page_size.bytes());
+            let beyond = (offset(end) >> shift).min(region.pages.get());
+            let count = u32::try_from(beyond.checked_sub(first)?).ok()?;
+            let first = PageIndex::new(u32::try_from(first).ok()?);
+            (count > 0).then_some((PageId::new(id, first), count))
+        })
+    }
+
     pub(crate) fn page_size(&self, page: PageId) -> PageSize {
         self.region(page).page_size
     }
@@ -116,6 +133,15 @@ mod tests {
         assert_eq!(regions.page_of(Hva::new(0x10_4000)), None);
         assert_eq!(regions.page_of(Hva::new(0xf_ffff)), None);
         assert_eq!(regions.page_of(Hva::new(0x20_1000)), Some(page(1, 1)));
+        let between = |start, end| -> Vec<_> {
+            regions
+                .pages_between(Hva::new(start), Hva::new(end))
+                .collect()
+        };
+        assert_eq!(between(0x10_1000, 0x10_3000), [(page(0, 1), 2)]);
+        assert_eq!(between(0x10_0001, 0x10_2fff), [(page(0, 1), 1)]);
+        assert_eq!(between(0, u64::MAX), [(page(0, 0), 4), (page(1, 0), 2)]);
+        assert_eq!(between(0x10_4000, 0x20_0000), []);
         assert_eq!(regions.store_offset(page(1, 1)), 0x5000);
         assert_eq!(regions.range(page(1, 0), 2).end(), Address::new(0x20_2000));
     }

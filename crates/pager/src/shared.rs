@@ -1,18 +1,20 @@
 //! What the threads of a pager share, and the one way in which any of them tells the machine
 //! something.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use surefault_core::PageId;
-use surefault_core::residency::{Admission, Effect, FetchRange, PageOutcome, Residency};
+use surefault_core::residency::{Admission, Effect, FetchRange, PageOutcome, PageState, Residency};
+use surefault_core::{Failure, PageId};
 use surefault_store::Store;
-use surefault_uffd::{EventBuffer, Userfaultfd};
+use surefault_uffd::{EventBuffer, PageRange, Userfaultfd};
 
+use crate::Attendant;
 use crate::causes::Causes;
+use crate::latency::Waits;
 use crate::mark::Marking;
 use crate::pool::Pool;
 use crate::regions::Regions;
@@ -27,12 +29,17 @@ pub(crate) struct Shared {
     /// The store in words; asked for once, while nothing depends on its answer.
     pub(crate) store_name: String,
     pub(crate) marking: Marking,
+    pub(crate) attendant: Arc<dyn Attendant>,
+    /// The memory is no more.
+    pub(crate) gone: AtomicBool,
     pub(crate) pool: Pool,
     pub(crate) causes: Causes,
     pub(crate) stats: Counters,
     pub(crate) stopping: AtomicBool,
     /// An eventfd that gets the event loop out of its sleep.
     pub(crate) nudge: OwnedFd,
+    /// Events read at once.
+    pub(crate) batch: usize,
     machine: Mutex<Machine>,
     gate: RwLock<Gate>,
 }
@@ -45,6 +52,12 @@ pub(crate) struct Machine {
     pub(crate) backlog: VecDeque<PageId>,
     /// Until when the event loop sleeps; `None` = until something happens.
     pub(crate) loop_sleeps_until: Option<Instant>,
+    /// Since when faults wait, and how long others did.
+    pub(crate) waits: Waits,
+    /// Failed pages that the attendant knows of.
+    pub(crate) announced: BTreeSet<PageId>,
+    /// Pages of another process's memory that are poisoned, whatever else is known of them.
+    pub(crate) poisoned: BTreeSet<PageId>,
 }
 
 /// What the gate guards: the means to read events, and whether the memory may still be changed.
@@ -54,6 +67,8 @@ pub(crate) struct Gate {
     pub(crate) closed: bool,
     pub(crate) buffer: EventBuffer,
     pub(crate) faulted: Vec<PageId>,
+    /// Pages that were given back: from where on, and how many.
+    pub(crate) removed: Vec<(PageId, u32)>,
 }
 
 /// What one thread has been told to do and has not done yet.
@@ -83,6 +98,7 @@ impl Shared {
         regions: Regions,
         store: Arc<dyn Store>,
         marking: Marking,
+        attendant: Arc<dyn Attendant>,
         pool: Pool,
         nudge: OwnedFd,
         residency: Residency,
@@ -95,21 +111,28 @@ impl Shared {
             store_name: store.describe(),
             store,
             marking,
+            attendant,
+            gone: AtomicBool::new(false),
             pool,
             causes: Causes::default(),
             stats: Counters::default(),
             stopping: AtomicBool::new(false),
             nudge,
+            batch: batch.max(1),
             machine: Mutex::new(Machine {
                 residency,
                 timers: Timers::new(),
                 backlog: VecDeque::new(),
                 loop_sleeps_until: None,
+                waits: Waits::default(),
+                announced: BTreeSet::new(),
+                poisoned: BTreeSet::new(),
             }),
             gate: RwLock::new(Gate {
                 closed: false,
                 buffer,
                 faulted: Vec::with_capacity(batch),
+                removed: Vec::new(),
             }),
         }
     }
@@ -141,6 +164,13 @@ impl Shared {
         answer
     }
 
+    /// Makes who waits for pages of `range` touch them again.
+    pub(crate) fn wake(&self, range: PageRange) {
+        if self.uffd.wake(range).is_err() {
+            self.stats.strange_events.add(1);
+        }
+    }
+
     /// Gets the event loop out of its sleep.
     pub(crate) fn nudge(&self) {
         // It can only fail when the counter is at its limit, and then the loop is awake already.
@@ -154,6 +184,9 @@ impl Shared {
             timers,
             backlog,
             loop_sleeps_until,
+            waits,
+            announced,
+            poisoned: _,
         } = machine;
         let mut earliest: Option<Instant> = None;
         let was_full = !backlog.is_empty();
@@ -164,11 +197,19 @@ impl Shared {
             }
             match residency.poll_effect() {
                 Some(Effect::Fetch(range)) => hands.fetches.push_back(range),
-                // Installing has woken who waited.
-                Some(Effect::Settled {
-                    outcome: PageOutcome::Present,
-                    ..
-                }) => {}
+                Some(effect @ Effect::Settled { page, outcome }) => match outcome {
+                    // Installing has woken who waited.
+                    PageOutcome::Present => {
+                        waits.served(page);
+                        if announced.remove(&page) {
+                            hands.local.push_back(effect);
+                        }
+                    }
+                    PageOutcome::Failed(_) | PageOutcome::Cancelled => {
+                        waits.forget(page);
+                        hands.local.push_back(effect);
+                    }
+                },
                 Some(effect) => hands.local.push_back(effect),
                 None => match backlog.front() {
                     Some(&page) if residency.handle_demand(page) != Ok(Admission::Full) => {
@@ -187,6 +228,34 @@ impl Shared {
             (Some(earliest), Some(until)) => earliest < until,
             (Some(_), None) => true,
             (None, _) => false,
+        }
+    }
+}
+
+impl Machine {
+    /// Somebody wants `page`, or it has to be there for another reason.
+    pub(crate) fn demand(&mut self, page: PageId) {
+        match self.residency.handle_demand(page) {
+            Ok(Admission::Taken) => {}
+            Ok(Admission::Full) => self.backlog.push_back(page),
+            Err(_) => unreachable!("only pages of the memory are asked for"),
+        }
+    }
+
+    /// What was said of these pages is over: a failure from now on is a new one.
+    pub(crate) fn forget_announced(&mut self, first: PageId, count: u32) {
+        let beyond = |page: &PageId| {
+            let distance = page.index().get().checked_sub(first.index().get());
+            page.region() != first.region() || distance.is_none_or(|n| n >= count)
+        };
+        self.announced.retain(beyond);
+    }
+
+    /// The failure of `page`, if it has failed and nobody was told.
+    pub(crate) fn newly_failed(&mut self, page: PageId) -> Option<Failure> {
+        match self.residency.state(page) {
+            Ok(PageState::Failed(failure)) if self.announced.insert(page) => Some(failure),
+            _ => None,
         }
     }
 }

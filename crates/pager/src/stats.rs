@@ -49,6 +49,8 @@ counters! {
     healed,
     /// Installs that were out of date when their turn came, in pages.
     dropped,
+    /// Pages that their owner gave back, as it told in events.
+    removed,
     /// Times that the kernel asked to try an install again.
     deferred,
     /// Messages from the kernel that were not understood or could not be read. Anything but 0 is a

@@ -1,6 +1,7 @@
 //! A pager on a real userfaultfd: every access ends, with the right bytes or with the failure.
 #![expect(unsafe_code, reason = "starting a pager is unsafe")]
 
+mod attached;
 mod discards;
 mod ending;
 mod failures;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         truncation::CASES,
         discards::CASES,
         limits::CASES,
+        attached::CASES,
         ending::CASES,
     ]
     .concat()
