@@ -22,7 +22,7 @@ use crate::served::{
 use crate::stores::Held;
 
 crate::cases![
-    every_byte_is_right,
+    what_was_handed_over_is_served,
     a_source_that_ends_early,
     removed_pages_are_zeros,
     a_read_under_way_is_dropped,
@@ -115,7 +115,7 @@ impl Attached {
     }
 }
 
-fn every_byte_is_right() {
+fn what_was_handed_over_is_served() {
     for backing in BACKINGS {
         let attached = Attached::new(backing, 64, planned(64, &[]), &patient());
         (0..64)
