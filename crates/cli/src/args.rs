@@ -3,6 +3,7 @@
 mod run;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use surefault_core::run as core;
 use surefault_core::run::{ApfMode, PagerMode};
 
 pub(crate) use run::{RunArgs, policy_parser, positive};
@@ -73,8 +74,8 @@ pub(crate) struct ProbeArgs {
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum MachineChoice {
-    /// KVM; simulated only where there is no /dev/kvm, and neither a --store nor Linux itself
-    /// (--pager none, --apf kernel) was asked for.
+    /// KVM; simulated only where there is no /dev/kvm, and neither a --store, nor Linux itself
+    /// (--pager none, --apf kernel), nor --irqchip user was asked for.
     Auto,
     /// A virtual machine on /dev/kvm.
     Kvm,
@@ -115,6 +116,35 @@ impl From<Apf> for ApfMode {
             Apf::Off => ApfMode::Off,
             Apf::Kernel => ApfMode::Kernel,
             Apf::User => ApfMode::User,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Irqchip {
+    /// In KVM. Faults are kept synchronous by guest HLTs that do not exit, which on some hosts
+    /// costs a core while the guest idles.
+    Kernel,
+    /// In this process: HLT exits, and the vCPU's thread sleeps. Linux then takes every fault
+    /// synchronously, so not with --apf kernel.
+    User,
+}
+
+impl From<Irqchip> for core::Irqchip {
+    fn from(irqchip: Irqchip) -> core::Irqchip {
+        match irqchip {
+            Irqchip::Kernel => core::Irqchip::Kernel,
+            Irqchip::User => core::Irqchip::User,
+        }
+    }
+}
+
+impl From<OnError> for core::OnError {
+    fn from(on_error: OnError) -> core::OnError {
+        match on_error {
+            OnError::Exit => core::OnError::Exit,
+            OnError::Stop => core::OnError::Stop,
+            OnError::Guest => core::OnError::Guest,
         }
     }
 }

@@ -3,7 +3,7 @@
 use surefault_core::PageIndex;
 use surefault_core::plan::PageSet;
 
-use crate::args::{Apf, OnError, PagerChoice, RunArgs};
+use crate::args::{Apf, Irqchip, OnError, PagerChoice, RunArgs};
 use crate::exit::Failure;
 use crate::machine::Machine;
 
@@ -55,6 +55,12 @@ fn policy(args: &RunArgs) -> Result<(), Failure> {
 }
 
 fn on_kvm(args: &RunArgs) -> Result<(), Failure> {
+    if (args.apf, args.irqchip) == (Apf::Kernel, Irqchip::User) {
+        return Err(Failure::usage(
+            "--apf kernel means nothing with --irqchip user: Linux takes a fault asynchronously only \
+             for a guest whose interrupt controllers are in KVM (use --irqchip kernel, or --apf off)",
+        ));
+    }
     match args.apf {
         Apf::Off | Apf::Kernel => Ok(()),
         Apf::User => not_yet("--apf user on KVM", "--machine sim for it"),
@@ -62,6 +68,12 @@ fn on_kvm(args: &RunArgs) -> Result<(), Failure> {
 }
 
 fn on_simulated(args: &RunArgs) -> Result<(), Failure> {
+    if args.irqchip == Irqchip::User {
+        return Err(Failure::usage(
+            "--irqchip means nothing with --machine sim: the simulated machine has no interrupt \
+             controllers",
+        ));
+    }
     match args.store {
         None => Ok(()),
         Some(_) => Err(Failure::usage(

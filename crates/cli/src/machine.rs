@@ -6,7 +6,7 @@ use serde::Serialize;
 use surefault_core::run::RunResult;
 use surefault_sim::Counts;
 
-use crate::args::{Apf, MachineChoice, PagerChoice, RunArgs};
+use crate::args::{Apf, Irqchip, MachineChoice, PagerChoice, RunArgs};
 
 /// A machine to run on. The words are part of the JSON interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -32,8 +32,10 @@ impl Machine {
     /// The machine for a run with these flags.
     pub(crate) fn for_run(args: &RunArgs) -> Machine {
         // What Linux does is not answered by a model of it, unless that is what was asked for.
-        let real =
-            args.store.is_some() || args.pager == PagerChoice::None || args.apf == Apf::Kernel;
+        let real = args.store.is_some()
+            || args.pager == PagerChoice::None
+            || args.apf == Apf::Kernel
+            || args.irqchip == Irqchip::User;
         Machine::choose(args.machine, real, has_kvm())
     }
 

@@ -101,6 +101,8 @@ fn spec(args: &RunArgs) -> Result<RunSpec, Failure> {
         timeout: args.timeout,
         pager: args.pager.into(),
         apf: args.apf.into(),
+        irqchip: args.irqchip.into(),
+        on_error: args.on_error.into(),
     })
 }
 

@@ -10,7 +10,7 @@ use surefault_core::run::{Outcome, Reported, RunStats};
 use surefault_core::{CauseKind, PageSize};
 use surefault_sim::Counts;
 
-use crate::args::{Apf, PagerChoice, RunArgs};
+use crate::args::{Apf, Irqchip, PagerChoice, RunArgs};
 use crate::machine::{Machine, Ran};
 
 /// What runs: the first line.
@@ -26,6 +26,9 @@ pub(crate) fn header(
         PagerChoice::None => "Linux alone, ",
     };
     let apf = match args.apf {
+        Apf::Off if args.irqchip == Irqchip::User => {
+            "every fault synchronous, interrupt controllers in user space".to_owned()
+        }
         Apf::Off => "every fault synchronous".to_owned(),
         Apf::Kernel => "Linux's asynchronous faults".to_owned(),
         Apf::User => {

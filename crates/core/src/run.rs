@@ -37,6 +37,10 @@ pub struct RunSpec {
     pub pager: PagerMode,
     /// How faults are asynchronous, if at all.
     pub apf: ApfMode,
+    /// Where the guest's interrupt controllers are.
+    pub irqchip: Irqchip,
+    /// What happens when a page has failed.
+    pub on_error: OnError,
 }
 
 /// Who provides the pages.
@@ -60,6 +64,31 @@ pub enum ApfMode {
     Kernel,
     /// Surefault's, from user space.
     User,
+}
+
+/// Where the guest's interrupt controllers are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Irqchip {
+    /// In KVM. To keep faults synchronous the guest's HLT must then not exit, which costs some hosts
+    /// a core while the guest idles.
+    #[default]
+    Kernel,
+    /// In the VMM: HLT exits, and the vCPU's thread sleeps until there is an interrupt.
+    User,
+}
+
+/// What happens when a page has failed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The run ends with the report.
+    #[default]
+    Exit,
+    /// The guest is paused until the page can be had, or somebody says to go on.
+    Stop,
+    /// The guest is told, and kills the task; where it cannot be told, the run ends with the report.
+    Guest,
 }
 
 /// How a run ended.

@@ -108,6 +108,9 @@ pub struct VcpuArea {
     pub waiters_mask: u32,
     /// Waiters that are only a token that was ready before anybody waited for it.
     pub early: u32,
+    /// 1 where the vCPU has a local APIC, in x2APIC mode, that wants to be enabled and told of the
+    /// end of an interrupt.
+    pub apic: u32,
     /// The exception reported through [`PORT_TRAP`].
     pub trap: Trap,
     /// The stack of a vCPU that halts because it has nothing to run.

@@ -34,6 +34,7 @@ global_asm!(
     WAITERS = const offset_of!(VcpuArea, waiters),
     WAITERS_MASK = const offset_of!(VcpuArea, waiters_mask),
     EARLY = const offset_of!(VcpuArea, early),
+    APIC = const offset_of!(VcpuArea, apic),
     TRAP_VECTOR = const offset_of!(VcpuArea, trap) + offset_of!(Trap, vector),
     TRAP_ERROR = const offset_of!(VcpuArea, trap) + offset_of!(Trap, error),
     TRAP_RIP = const offset_of!(VcpuArea, trap) + offset_of!(Trap, rip),

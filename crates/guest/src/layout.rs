@@ -48,6 +48,17 @@ pub struct GuestSpec<'a> {
     /// Whether ring 3 runs with interrupts on. Off, KVM cannot fault asynchronously, and "page
     /// ready" cannot be delivered.
     pub interrupts: bool,
+    /// What interrupts come from.
+    pub apic: Apic,
+}
+
+/// What interrupts come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Apic {
+    /// A local APIC in x2APIC mode.
+    X2apic,
+    /// Whoever emulates the machine raises vectors, and is not told when they have been served.
+    None,
 }
 
 /// What a vCPU does when no task can run.
@@ -340,6 +351,8 @@ impl Vcpu {
             GuestApf::On => 0b1001,
         };
         memory.put_u32(area, offset_of!(VcpuArea, apf_enable), apf_enable);
+        let apic = u32::from(spec.apic == Apic::X2apic);
+        memory.put_u32(area, offset_of!(VcpuArea, apic), apic);
         memory.put_u32(area, offset_of!(VcpuArea, current), NO_TASK);
         let live = workers.len() as u32;
         memory.put_u32(area, offset_of!(VcpuArea, live), live);

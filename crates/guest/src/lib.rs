@@ -34,6 +34,6 @@ mod memory;
 mod tables;
 pub mod view;
 
-pub use layout::{GuestApf, GuestSpec, Idle, Layout, LayoutError, VcpuStart};
+pub use layout::{Apic, GuestApf, GuestSpec, Idle, Layout, LayoutError, VcpuStart};
 pub use tables::DescriptorTable;
 pub use view::{GuestTrap, TaskProgress, VcpuView};

@@ -18,3 +18,7 @@ pub const FEATURES_ASYNC_PF: u32 =
 /// A descriptor to read the counters of a VM or a vCPU from: `_IO(KVMIO, 0xce)`
 /// (`include/uapi/linux/kvm.h`, capability `KVM_CAP_BINARY_STATS_FD`).
 pub const KVM_GET_STATS_FD: u64 = 0xaece;
+
+/// Queues an interrupt, where the interrupt controllers are not in KVM:
+/// `_IOW(KVMIO, 0x86, struct kvm_interrupt)`.
+pub const KVM_INTERRUPT: u64 = 0x4004_ae86;

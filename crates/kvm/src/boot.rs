@@ -3,7 +3,7 @@
 use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 use surefault_guest::abi::selector;
-use surefault_guest::{DescriptorTable, VcpuStart};
+use surefault_guest::{Apic, DescriptorTable, VcpuStart};
 use thiserror::Error;
 
 const CR0_PE: u64 = 1;
@@ -37,14 +37,16 @@ pub struct BootError {
 ///
 /// # Errors
 /// When KVM refuses.
-pub fn start(vcpu: &VcpuFd, start: &VcpuStart) -> Result<(), BootError> {
+pub fn start(vcpu: &VcpuFd, start: &VcpuStart, apic: Apic) -> Result<(), BootError> {
     let refused = |what| move |source| BootError { what, source };
     let mut sregs = vcpu.get_sregs().map_err(refused("system registers"))?;
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
     sregs.cr3 = start.cr3;
     sregs.cr4 = CR4_PAE | CR4_MCE;
     sregs.efer = EFER_LME | EFER_LMA;
-    sregs.apic_base |= X2APIC;
+    if apic == Apic::X2apic {
+        sregs.apic_base |= X2APIC;
+    }
     let data = flat(selector::KERNEL_DATA, TYPE_DATA);
     sregs.cs = flat(selector::KERNEL_CODE, TYPE_CODE);
     (sregs.ds, sregs.es, sregs.ss) = (data, data, data);

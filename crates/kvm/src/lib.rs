@@ -25,6 +25,7 @@
 //! | [`vcpu`] | one vCPU, whose every fault ends; `mmio`: accesses that an exit left half done |
 //! | [`decode`], `footprint`, `cpu` | from registers to the pages that an instruction touches |
 //! | [`signals`] | SIGBUS and the kick |
+//! | [`interrupts`] | interrupts, where the controllers are not in KVM |
 //! | [`stats`] | what KVM counts |
 //! | [`vm`], [`boot`], [`abi`], [`memory`] | what KVM is told |
 //! | [`pages`], [`linux_alone`] | who provides pages |
@@ -44,6 +45,7 @@ mod cpu;
 mod crew;
 pub mod decode;
 mod footprint;
+pub mod interrupts;
 pub mod linux_alone;
 pub mod machine;
 pub mod memory;

@@ -5,12 +5,14 @@ use std::io;
 use std::sync::Arc;
 
 use surefault_core::faults::{ConfigError, LinuxApf};
-use surefault_core::run::{Counters, TaskId};
+use surefault_core::run::{Counters, Irqchip, TaskId};
 use surefault_core::workload::Workload;
 use surefault_core::{Gpa, PageSize, VcpuId};
 use surefault_guest::abi::DATA_BASE;
 use surefault_guest::view;
-use surefault_guest::{GuestApf, GuestSpec, Idle, Layout, LayoutError, TaskProgress, VcpuView};
+use surefault_guest::{
+    Apic, GuestApf, GuestSpec, Idle, Layout, LayoutError, TaskProgress, VcpuView,
+};
 use thiserror::Error;
 
 use crate::memory::{Mapping, MemoryError};
@@ -33,6 +35,8 @@ pub struct MachineSpec {
     pub yield_every: NonZeroU32,
     /// How faults are taken.
     pub faults: Faults,
+    /// Where the interrupt controllers are.
+    pub irqchip: Irqchip,
 }
 
 /// A VM with its memory, ready to run. Its vCPUs are apart ([`Machine::new`]), since each is run
@@ -83,7 +87,7 @@ impl Machine {
         pages: &Arc<dyn PageSource>,
         signals: Signals,
     ) -> Result<(Machine, Vec<Vcpu>), MachineError> {
-        let mut vm = Vm::new(spec.faults)?;
+        let mut vm = Vm::new(spec.faults, spec.irqchip)?;
         let (layout, contents) = Layout::new(&GuestSpec {
             vcpus: spec.vcpus,
             workload: &spec.workload,
@@ -96,6 +100,10 @@ impl Machine {
             },
             // Without interrupts KVM has no choice.
             interrupts: spec.faults == Faults::Asynchronous || vm.faults_are_synchronous(),
+            apic: match spec.irqchip {
+                Irqchip::Kernel => Apic::X2apic,
+                Irqchip::User => Apic::None,
+            },
         })?;
         let system = Arc::new(Mapping::present(contents.len())?);
         system.write(0, &contents)?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use surefault_core::plan::{FaultPlan, Latency};
-use surefault_core::run::{ApfMode, Outcome, PagerMode, RunSpec};
+use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, PagerMode, RunSpec};
 use surefault_core::{PageCount, PageIndex};
 use surefault_store::PatternStore;
 use surefault_uffd::{CreateError, Features, Options, Userfaultfd};
@@ -191,9 +191,11 @@ fn try_out(apf: ApfMode, signals: Signals) -> Result<(), Problem> {
         plan,
         deadline: Duration::from_secs(1),
         attempts: 1,
-        timeout: Duration::from_secs(2),
+        timeout: Duration::from_secs(20),
         pager: PagerMode::Surefault,
         apf,
+        irqchip: Irqchip::Kernel,
+        on_error: OnError::Exit,
     };
     let bytes = pages.get() * page_size.bytes();
     let source = Arc::new(PatternStore::new(0, bytes));

@@ -84,6 +84,7 @@ pub fn run_workload(
             ApfMode::Kernel => Faults::Asynchronous,
             mode @ ApfMode::User => return Err(RunError::ApfMode { mode }),
         },
+        irqchip: spec.irqchip,
     };
     let (machine, vcpus) = Machine::new(&machine_spec, provider.data(), &pages, signals)?;
     let heal = |page: PageId| provider.heal(page);

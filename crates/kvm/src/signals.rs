@@ -22,7 +22,8 @@ use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering, compiler_fence};
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
 
 use surefault_core::Hva;
 use thiserror::Error;
@@ -69,9 +70,9 @@ static PREVIOUS: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
 /// When the kernel refuses, which it has no reason to.
 pub fn install() -> Result<Signals, InstallError> {
     static INSTALLED: OnceLock<Signals> = OnceLock::new();
-    static ONCE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    static ONCE: Mutex<()> = Mutex::new(());
 
-    let _one_at_a_time = ONCE.lock().unwrap_or_else(|poison| poison.into_inner());
+    let _one_at_a_time = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(&signals) = INSTALLED.get() {
         return Ok(signals);
     }
@@ -190,6 +191,8 @@ pub struct Kicker {
     kicked: AtomicBool,
     /// The thread that is running the vCPU; 0 while none is.
     thread: AtomicI32,
+    /// The same, to be woken where it sleeps outside of KVM.
+    sleeper: Mutex<Option<Thread>>,
     kicks: AtomicU64,
 }
 
@@ -199,6 +202,7 @@ impl Kicker {
             signals,
             kicked: AtomicBool::new(false),
             thread: AtomicI32::new(0),
+            sleeper: Mutex::new(None),
             kicks: AtomicU64::new(0),
         }
     }
@@ -208,6 +212,12 @@ impl Kicker {
     pub fn kick(&self) {
         self.kicked.store(true, Ordering::SeqCst);
         self.kicks.fetch_add(1, Ordering::Relaxed);
+        self.nudge();
+    }
+
+    /// Brings the vCPU's thread out of `KVM_RUN`, or out of its sleep, to look around: the run goes
+    /// on. What it is to see must have been written before.
+    pub(crate) fn nudge(&self) {
         let thread = self.thread.load(Ordering::SeqCst);
         if thread != 0 {
             let pid = rustix::process::getpid().as_raw_nonzero().get();
@@ -215,6 +225,21 @@ impl Kicker {
             // have left KVM_RUN: the kernel or the handler then ignores it.
             unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, self.signals.kick) };
         }
+        if let Some(sleeper) = &*self.sleeper() {
+            sleeper.unpark();
+        }
+    }
+
+    /// Has the vCPU's own thread sleep until it is kicked, or `awake` holds; whoever makes that true
+    /// nudges afterwards.
+    pub(crate) fn sleep_until(&self, awake: impl Fn() -> bool) {
+        while !self.kicked.load(Ordering::SeqCst) && !awake() {
+            std::thread::park();
+        }
+    }
+
+    fn sleeper(&self) -> MutexGuard<'_, Option<Thread>> {
+        self.sleeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Kicks so far, for statistics.
@@ -247,6 +272,7 @@ impl<'a> Run<'a> {
         });
         ARMED.with(|cell| cell.set(&raw const *armed));
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        *kicker.sleeper() = Some(std::thread::current());
         kicker.thread.store(thread, Ordering::SeqCst);
         Run { kicker, armed }
     }
@@ -261,6 +287,7 @@ impl<'a> Run<'a> {
 impl Drop for Run<'_> {
     fn drop(&mut self) {
         self.kicker.thread.store(0, Ordering::SeqCst);
+        *self.kicker.sleeper() = None;
         ARMED.with(|cell| cell.set(ptr::null()));
         compiler_fence(Ordering::SeqCst);
     }

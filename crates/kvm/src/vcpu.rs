@@ -7,6 +7,7 @@
 //!                  ├─ EFAULT ──────── pages of the instruction at RIP ─┼─► watch ─► report
 //!                  ├─ MMIO in a slot ─ page from the exit's gpa ───────┘
 //!                  ├─ EINTR ───────── kicked?
+//!                  ├─ hlt ─────────── sleep until there is an interrupt (no irqchip in KVM)
 //!                  └─ out ─────────── the guest has something to say
 //! ```
 //!
@@ -18,13 +19,14 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use surefault_core::faults::{Fault, Seen};
-use surefault_core::residency::PageState;
-use surefault_core::{Access, FaultReport, Gfn, Gpa, Gva, Hva, PageId, PageSize, VcpuId};
-use surefault_guest::VcpuStart;
+use surefault_core::faults::Seen;
+use surefault_core::run::Irqchip;
+use surefault_core::{FaultReport, Gpa, Gva, PageId, PageSize, VcpuId};
+use surefault_guest::{Apic, VcpuStart};
 
 use crate::boot;
 use crate::cpu::Cpu;
+use crate::interrupts::Interrupts;
 use crate::memory::MemoryError;
 use crate::mmio::Unfinished;
 use crate::pages::PageSource;
@@ -32,7 +34,10 @@ use crate::signals::{Kicker, Run, Signals};
 use crate::vm::{Slot, Vm};
 use crate::watch::{Judgement, Refusal, Watch};
 
+use missing::Missing;
+
 mod error;
+mod missing;
 
 pub use error::VcpuError;
 
@@ -53,6 +58,10 @@ pub struct Vcpu {
     pages: Arc<dyn PageSource>,
     watch: Arc<Watch>,
     kicker: Arc<Kicker>,
+    /// Where KVM has no interrupt controllers.
+    interrupts: Option<Arc<Interrupts>>,
+    /// The guest has executed HLT, and no interrupt has come since.
+    halted: bool,
     unfinished: Option<Unfinished>,
 }
 
@@ -79,14 +88,7 @@ enum Stop {
     BadAddress,
     Mmio(Unfinished),
     Memory(Gpa),
-}
-
-/// A page that could not be had: where it is in the guest, and what is known of it.
-struct Missing {
-    slot: Slot,
-    gpa: Gpa,
-    page: PageId,
-    state: PageState,
+    Halted,
 }
 
 impl Vcpu {
@@ -102,13 +104,20 @@ impl Vcpu {
         watch: Arc<Watch>,
         signals: Signals,
     ) -> Result<Vcpu, VcpuError> {
+        let kicker = Arc::new(Kicker::new(signals));
+        let interrupts = match vm.irqchip() {
+            Irqchip::Kernel => None,
+            Irqchip::User => Some(Arc::new(Interrupts::new(Arc::clone(&kicker)))),
+        };
         Ok(Vcpu {
             id,
             fd: vm.create_vcpu(id)?,
             slots: vm.slots().to_vec(),
             pages,
             watch,
-            kicker: Arc::new(Kicker::new(signals)),
+            kicker,
+            interrupts,
+            halted: false,
             unfinished: None,
         })
     }
@@ -118,7 +127,11 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses.
     pub fn start(&self, start: &VcpuStart) -> Result<(), VcpuError> {
-        Ok(boot::start(&self.fd, start)?)
+        let apic = match self.interrupts {
+            None => Apic::X2apic,
+            Some(_) => Apic::None,
+        };
+        Ok(boot::start(&self.fd, start, apic)?)
     }
 
     /// KVM's id of it.
@@ -134,6 +147,11 @@ impl Vcpu {
     /// What gets it out of [`run`](Self::run) from another thread.
     pub fn kicker(&self) -> Arc<Kicker> {
         Arc::clone(&self.kicker)
+    }
+
+    /// What interrupts it, from any thread; `None` where KVM has the interrupt controllers.
+    pub fn interrupts(&self) -> Option<Arc<Interrupts>> {
+        self.interrupts.clone()
     }
 
     /// Runs the guest on this thread until there is something to say.
@@ -153,16 +171,25 @@ impl Vcpu {
             if kicker.take() {
                 return Ok(Exit::Kicked);
             }
+            if self.halted {
+                self.sleep();
+                continue;
+            }
             let (seen, missing) = match self.finish_access()? {
                 Some(missing) => (Seen::MmioInSlot, missing),
                 None => {
+                    self.queue_interrupt()?;
                     let stop = self.enter()?;
                     let failed = armed.take_failed();
-                    if failed.is_some() || !matches!(stop, Stop::Interrupted) {
+                    if failed.is_some() || !matches!(stop, Stop::Interrupted | Stop::Halted) {
                         self.watch.count_return();
                     }
                     match stop {
                         Stop::Out(port) => return Ok(Exit::Out(port)),
+                        Stop::Halted => {
+                            self.halted = true;
+                            continue;
+                        }
                         Stop::Interrupted => match failed {
                             Some(hva) => (Seen::Sigbus, self.missing_at_hva(hva)?),
                             None => continue,
@@ -210,7 +237,8 @@ impl Vcpu {
                 self.note_refusal(Some(gpa));
                 Stop::Memory(gpa)
             }
-            Ok(VcpuExit::Intr) => Stop::Interrupted,
+            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Stop::Interrupted,
+            Ok(VcpuExit::Hlt) => Stop::Halted,
             Ok(exit) => {
                 let exit = format!("{exit:?}");
                 return Err(VcpuError::Unexpected {
@@ -233,6 +261,27 @@ impl Vcpu {
                 }
             },
         })
+    }
+
+    /// Has the guest take an interrupt at this entry, or be asked again as soon as it can.
+    fn queue_interrupt(&mut self) -> Result<(), VcpuError> {
+        let Some(interrupts) = &self.interrupts else {
+            return Ok(());
+        };
+        let queued = interrupts.queue_first(&mut self.fd, false);
+        queued.map_err(|source| VcpuError::Interrupt {
+            vcpu: self.id,
+            source,
+        })
+    }
+
+    /// The guest has halted: sleeps until it has an interrupt to take, or is kicked.
+    fn sleep(&mut self) {
+        let open = self.fd.get_kvm_run().if_flag != 0;
+        let interrupts = self.interrupts.as_ref();
+        let raised = || open && interrupts.is_some_and(|interrupts| interrupts.first().is_some());
+        self.kicker.sleep_until(raised);
+        self.halted = !raised();
     }
 
     fn note_refusal(&mut self, named: Option<Gpa>) {
@@ -270,78 +319,6 @@ impl Vcpu {
                 source,
             }),
         }
-    }
-
-    fn missing_at_hva(&self, hva: Hva) -> Result<Missing, VcpuError> {
-        (self.slots.iter())
-            .find_map(|slot| self.missing(slot, slot.gpa_of(hva)?))
-            .ok_or(VcpuError::Lost { vcpu: self.id, hva })
-    }
-
-    fn missing_at_gpa(&self, gpa: Gpa) -> Result<Missing, VcpuError> {
-        (self.slots.iter())
-            .find_map(|slot| self.missing(slot, gpa))
-            .ok_or(VcpuError::NoMemory { vcpu: self.id, gpa })
-    }
-
-    /// Nothing named the page: whichever page of the instruction has failed; if none has, one that
-    /// is about to (the access fails a moment before the pager knows that it does).
-    fn missing_at_rip(&self) -> Result<Missing, VcpuError> {
-        let cpu = self.cpu()?;
-        let footprint = cpu.footprint(&self.fd, &self.slots);
-        footprint
-            .pages()
-            .filter_map(|gpa| self.slots.iter().find_map(|slot| self.missing(slot, gpa)))
-            .min_by_key(|missing| match missing.state {
-                PageState::Failed(_) => 0,
-                PageState::Absent
-                | PageState::Pending
-                | PageState::Present
-                | PageState::Removed => 1,
-            })
-            .ok_or(VcpuError::BadAddress {
-                vcpu: self.id,
-                rip: cpu.rip(),
-            })
-    }
-
-    /// What is to be said of the page of `gpa`, if it is in `slot` and provided on demand.
-    fn missing(&self, slot: &Slot, gpa: Gpa) -> Option<Missing> {
-        let hva = slot.hva_of(gpa)?;
-        let page = self.pages.page_of(hva)?;
-        Some(Missing {
-            slot: slot.clone(),
-            gpa: gpa.page_base(self.pages.page_size()),
-            page,
-            state: self.pages.demand(page),
-        })
-    }
-
-    /// The fault of the instruction that the vCPU stands at, and what that wants with the page.
-    fn fault(&self, missing: &Missing) -> Result<(Fault, Access), VcpuError> {
-        let (rip, access) = self.instruction(&self.cpu()?, missing);
-        let fault = Fault {
-            page: missing.page,
-            memslot: missing.slot.id(),
-            gfn: Gfn::of(missing.gpa, PageSize::KIB_4),
-            rip,
-        };
-        Ok((fault, access))
-    }
-
-    /// The instruction that wants the missing page, and what it wants with it.
-    fn instruction(&self, cpu: &Cpu, missing: &Missing) -> (Gva, Access) {
-        if let Some(unfinished) = self.unfinished
-            && unfinished.is_write()
-        {
-            // RIP is behind the instruction already.
-            let (gpa, len) = (unfinished.gpa(), unfinished.len());
-            let rip = cpu.writer_before_rip(&self.fd, &self.slots, gpa, len);
-            return (rip.unwrap_or(cpu.rip()), Access::Write);
-        }
-        let footprint = cpu.footprint(&self.fd, &self.slots);
-        let access = footprint.access_to(missing.gpa, self.pages.page_size());
-        (cpu.rip(), access)
     }
 }
 

@@ -8,6 +8,7 @@ use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_HLT, kvm_enable_cap, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use surefault_core::run::Irqchip;
 use surefault_core::{Gpa, Hva, SlotId, VcpuId};
 use thiserror::Error;
 
@@ -28,13 +29,19 @@ pub enum Faults {
     Asynchronous,
 }
 
+/// CPUID leaf 1: the local APIC, in EDX.
+const CPUID_APIC: u32 = 1 << 9;
+/// CPUID leaf 1: its x2APIC mode, in ECX.
+const CPUID_X2APIC: u32 = 1 << 21;
+
 /// A VM without its vCPUs.
 #[derive(Debug)]
 pub struct Vm {
     kvm: Kvm,
     fd: VmFd,
     faults: Faults,
-    halts_in_guest: bool,
+    irqchip: Irqchip,
+    synchronous: bool,
     slots: Vec<Slot>,
 }
 
@@ -61,6 +68,9 @@ pub enum VmError {
         "this KVM cannot tell a guest of asynchronous page faults (it needs Linux 5.8 or later)"
     )]
     NoAsyncFaults,
+    /// Linux faults asynchronously only for a vCPU whose local APIC is in KVM.
+    #[error("Linux takes no fault asynchronously without the interrupt controllers in KVM")]
+    NoKernelIrqchip,
     /// KVM refused something.
     #[error("{doing}")]
     Refused {
@@ -85,6 +95,7 @@ impl VmError {
                  or `setfacl -m u:USER:rw /dev/kvm`",
             ),
             VmError::NoAsyncFaults => Some("use --apf off, or a newer kernel"),
+            VmError::NoKernelIrqchip => Some("use --irqchip kernel, or --apf off"),
             VmError::Refused { .. } => None,
         }
     }
@@ -96,11 +107,15 @@ fn refused(doing: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> VmError {
 }
 
 impl Vm {
-    /// A VM without memory, with the interrupt controllers in the kernel.
+    /// A VM without memory. With [`Irqchip::User`] it has no interrupt controllers at all: whoever
+    /// runs it raises interrupts ([`crate::interrupts`]).
     ///
     /// # Errors
     /// When there is no KVM here, or it refuses.
-    pub fn new(faults: Faults) -> Result<Vm, VmError> {
+    pub fn new(faults: Faults, irqchip: Irqchip) -> Result<Vm, VmError> {
+        if (faults, irqchip) == (Faults::Asynchronous, Irqchip::User) {
+            return Err(VmError::NoKernelIrqchip);
+        }
         let kvm = Kvm::new().map_err(|source| match source.errno() {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => VmError::NoKvm,
             libc::EACCES | libc::EPERM => VmError::Forbidden,
@@ -115,14 +130,22 @@ impl Vm {
         {
             return Err(VmError::NoAsyncFaults);
         }
-        let halts_in_guest = faults == Faults::Synchronous && disable_halt_exits(&fd)?;
-        fd.create_irq_chip()
-            .map_err(refused("creating the interrupt controllers"))?;
+        let synchronous = match (faults, irqchip) {
+            (Faults::Asynchronous, _) => false,
+            (Faults::Synchronous, Irqchip::Kernel) => disable_halt_exits(&fd)?,
+            // `kvm_can_do_async_pf` wants a local APIC.
+            (Faults::Synchronous, Irqchip::User) => true,
+        };
+        if irqchip == Irqchip::Kernel {
+            fd.create_irq_chip()
+                .map_err(refused("creating the interrupt controllers"))?;
+        }
         Ok(Vm {
             kvm,
             fd,
             faults,
-            halts_in_guest,
+            irqchip,
+            synchronous,
             slots: Vec::new(),
         })
     }
@@ -130,7 +153,12 @@ impl Vm {
     /// True when every fault is synchronous even while the guest takes interrupts. Otherwise only
     /// a guest with its interrupts off has nothing but synchronous faults.
     pub fn faults_are_synchronous(&self) -> bool {
-        self.halts_in_guest
+        self.synchronous
+    }
+
+    /// Where its interrupt controllers are.
+    pub fn irqchip(&self) -> Irqchip {
+        self.irqchip
     }
 
     /// Puts `mapping` into the guest's memory at `gpa`.
@@ -183,7 +211,14 @@ impl Vm {
         let mut cpuid = self.supported_cpuid()?;
         for entry in cpuid.as_mut_slice() {
             match entry.function {
-                1 => entry.ebx = (entry.ebx & 0x00ff_ffff) | (id.get() << 24),
+                1 => {
+                    entry.ebx = (entry.ebx & 0x00ff_ffff) | (id.get() << 24);
+                    if self.irqchip == Irqchip::User {
+                        // There is none that anybody emulates.
+                        entry.ecx &= !CPUID_X2APIC;
+                        entry.edx &= !CPUID_APIC;
+                    }
+                }
                 0xb | 0x1f => entry.edx = id.get(),
                 abi::CPUID_FEATURES if self.faults == Faults::Synchronous => {
                     entry.eax &= !abi::FEATURES_ASYNC_PF;

@@ -161,6 +161,8 @@ mod tests {
             attempts: 3,
             timeout: Duration::from_secs(1),
             apf: surefault_core::run::ApfMode::User,
+            irqchip: surefault_core::run::Irqchip::Kernel,
+            on_error: surefault_core::run::OnError::Exit,
             pager: surefault_core::run::PagerMode::Surefault,
         });
         spec.intermittent = [(PageIndex::new(40), 50)].into();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use surefault_core::plan::{FailureMode, FaultPlan, Latency, PageSet, Probability, Rule};
 use surefault_core::policy::PolicyKind;
-use surefault_core::run::{ApfMode, Outcome, PagerMode, RunSpec};
+use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, PagerMode, RunSpec};
 use surefault_core::workload::{FirstTouch, Touch, Workload};
 use surefault_core::{PageCount, PageIndex};
 
@@ -42,6 +42,8 @@ fn lists(lists: &[&[u32]], failing: &[u32]) -> SimSpec {
             timeout: 200 * MS,
             pager: PagerMode::Surefault,
             apf: ApfMode::User,
+            irqchip: Irqchip::Kernel,
+            on_error: OnError::Exit,
         })
     }
 }

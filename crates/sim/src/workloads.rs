@@ -14,7 +14,7 @@ use std::time::Duration;
 use surefault_core::faults::Paging;
 use surefault_core::plan::{FailureMode, FaultPlan, Latency, PageSet, Rule};
 use surefault_core::policy::{AddressKey, ErrorGfnTable, PolicyKind};
-use surefault_core::run::{ApfMode, PagerMode, RunSpec, TaskId};
+use surefault_core::run::{ApfMode, Irqchip, OnError, PagerMode, RunSpec, TaskId};
 use surefault_core::workload::{FirstTouch, Touch, Workload, WorkloadError};
 use surefault_core::{PageCount, PageIndex};
 use thiserror::Error;
@@ -234,6 +234,8 @@ pub fn spec(
             attempts: 3,
             timeout: Duration::from_secs(60),
             apf: ApfMode::User,
+            irqchip: Irqchip::Kernel,
+            on_error: OnError::Exit,
             pager: PagerMode::Surefault,
         })
     };

@@ -8,7 +8,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use surefault_core::plan::{Latency, Rule, parse_duration};
 use surefault_core::policy::PolicyKind;
 
-use super::{Apf, Format, MachineChoice, OnError, PagerChoice};
+use super::{Apf, Format, Irqchip, MachineChoice, OnError, PagerChoice};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunArgs {
@@ -23,6 +23,10 @@ pub(crate) struct RunArgs {
     /// Who runs the guest's asynchronous page faults.
     #[arg(long, value_enum, default_value_t = Apf::Off)]
     pub(crate) apf: Apf,
+
+    /// Where the guest's interrupt controllers are. Not on the simulated machine, which has none.
+    #[arg(long, value_enum, default_value_t = Irqchip::Kernel)]
+    pub(crate) irqchip: Irqchip,
 
     /// What is done about the error of an asynchronous fault, with --apf user [default: exact].
     /// With --apf kernel it is Linux that decides, and it has one policy: retry.

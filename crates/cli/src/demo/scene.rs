@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use surefault_core::plan::{FailureMode, FaultPlan, Latency, PageSet, Rule};
-use surefault_core::run::{ApfMode, Outcome, PagerMode, Reported, RunSpec};
+use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, PagerMode, Reported, RunSpec};
 use surefault_core::{CauseKind, PageCount, PageIndex};
 
 use crate::machine::{Machine, Ran};
@@ -148,6 +148,8 @@ impl Scene {
             timeout: limit,
             pager: self.pager,
             apf: self.apf,
+            irqchip: Irqchip::Kernel,
+            on_error: OnError::Exit,
         }
     }
 

@@ -13,6 +13,8 @@ crate::cases![
     healthy_runs_finish(Guest),
     a_failing_page_is_reported(Guest),
     a_report_is_the_same_in_each_mode(Guest),
+    a_report_is_the_same_with_either_irqchip(Guest),
+    an_irqchip_that_means_nothing_is_refused(Nothing),
     linux_alone_loops_or_says_bad_address(Guest),
     a_report_in_words(Guest),
     a_temporary_failure_is_not_reported(Guest),
@@ -110,6 +112,29 @@ fn a_report_is_the_same_in_each_mode() {
     assert!([9, 20, 33].contains(&page), "{page}");
     assert!(result["report"]["task"].is_u64(), "{result}");
     assert_eq!(result["stats"]["wrong_sums"], 0);
+}
+
+fn a_report_is_the_same_with_either_irqchip() {
+    let report = |irqchip: &str| {
+        let ran = json(&["--pages", "64", "--fail", "17", "--irqchip", irqchip]);
+        ran.ended(3).json()["report"].take()
+    };
+    assert_eq!(report("kernel"), report("user"));
+    let ran = run(&["--pages", "64", "--irqchip", "user"]).ended(0);
+    let first = ran.stdout.lines().next().expect("a line");
+    assert!(
+        first.contains("interrupt controllers in user space"),
+        "{first}"
+    );
+}
+
+fn an_irqchip_that_means_nothing_is_refused() {
+    let user = ["--pages", "8", "--irqchip", "user"];
+    run(&[&user[..], &["--apf", "kernel"]].concat()).refused(
+        2,
+        &["--apf kernel", "--irqchip user", "use --irqchip kernel"],
+    );
+    run(&[&user[..], &["--machine", "sim"]].concat()).refused(2, &["--irqchip", "--machine sim"]);
 }
 
 fn linux_alone_loops_or_says_bad_address() {

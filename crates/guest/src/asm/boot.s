@@ -18,11 +18,13 @@ surefault_guest_start:
 # A vCPU starts here, in long mode, interrupts off, r15 = its area, all else set by the VMM.
     .balign 16
 entry:
+    cmp dword ptr [r15 + {APIC}], 0
+    je 1f
     mov ecx, {X2APIC_SPURIOUS}      # without the enable bit the APIC accepts no interrupt
     mov eax, 0x1ff
     xor edx, edx
     wrmsr
-    cmp dword ptr [r15 + {LIVE}], 0
+1:  cmp dword ptr [r15 + {LIVE}], 0
     je all_done                     # fewer tasks than vCPUs
     cmp dword ptr [r15 + {APF_ENABLE}], 0
     je schedule

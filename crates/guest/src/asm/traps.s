@@ -104,11 +104,13 @@ ready:
     mov eax, 1
     xor edx, edx
     wrmsr
-3:  mov ecx, {X2APIC_EOI}
+3:  cmp dword ptr [r15 + {APIC}], 0
+    je 7f
+    mov ecx, {X2APIC_EOI}
     xor eax, eax
     xor edx, edx
     wrmsr
-    cmp r14, [r15 + {COUNTER}]
+7:  cmp r14, [r15 + {COUNTER}]
     jne 1f                          # a worker runs: let it
     save_task
     jmp schedule

@@ -12,6 +12,7 @@ fn spec(workload: &Workload, vcpus: u16) -> GuestSpec<'_> {
         idle: Idle::Count,
         apf: GuestApf::Off,
         interrupts: true,
+        apic: Apic::X2apic,
     }
 }
 

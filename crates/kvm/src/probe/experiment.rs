@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use surefault_core::plan::{FailureMode, FaultPlan, Latency, PageSet, Rule};
+use surefault_core::run::Irqchip;
 use surefault_core::workload::Workload;
 use surefault_core::{PageCount, PageIndex};
 use surefault_store::PatternStore;
@@ -21,8 +22,9 @@ use crate::vcpu::Exit;
 use crate::vm::{Faults, VmError};
 use crate::watch::Refusal;
 
-/// How long a vCPU is watched that does not come back.
-const LIMIT: Duration = Duration::from_millis(800);
+/// How long a vCPU is watched that neither comes back nor loops: so long that a busy host is not
+/// mistaken for one that never answers.
+const LIMIT: Duration = Duration::from_secs(10);
 /// How long a loop is watched, to show that it goes on.
 const ENOUGH: Duration = Duration::from_millis(200);
 /// How often it is looked at.
@@ -127,6 +129,7 @@ fn watch(faults: Faults, signals: Signals) -> Result<Watched, RunError> {
         page_size,
         yield_every: NonZeroU32::MIN,
         faults,
+        irqchip: Irqchip::Kernel,
     };
     let data = Arc::clone(alone.mapping());
     let (machine, vcpus) = Machine::new(&spec, data, &provider, signals)?;

@@ -10,7 +10,7 @@ use kvm_bindings::{
     KVM_CAP_X86_DISABLE_EXITS, KVM_CAP_X86_MSR_FILTER, KVM_CAP_X86_USER_SPACE_MSR,
 };
 use serde::Serialize;
-use surefault_core::run::ApfMode;
+use surefault_core::run::{ApfMode, Irqchip};
 
 use crate::abi::CPUID_FEATURES;
 use crate::vm::{Faults, Vm, VmError};
@@ -94,7 +94,7 @@ pub(super) fn needed(apf: ApfMode) -> &'static [&'static str] {
 
 impl Kvm {
     pub(super) fn look() -> Result<Kvm, VmError> {
-        let vm = Vm::new(Faults::Synchronous)?;
+        let vm = Vm::new(Faults::Synchronous, Irqchip::Kernel)?;
         let capabilities = CAPABILITIES.iter().map(|&(name, number)| Capability {
             name,
             value: vm.fd().check_extension_raw(number.into()),

@@ -1,5 +1,7 @@
 //! Why a vCPU cannot go on.
 
+use std::io;
+
 use surefault_core::{Gpa, Gva, Hva, VcpuId};
 use thiserror::Error;
 
@@ -32,6 +34,14 @@ pub enum VcpuError {
         vcpu: VcpuId,
         /// Why not.
         source: kvm_ioctls::Error,
+    },
+    /// KVM would not take an interrupt for it.
+    #[error("interrupting vCPU {vcpu}")]
+    Interrupt {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// Why not.
+        source: io::Error,
     },
     /// "Bad address", and no page that the instruction touches has failed.
     #[error("vCPU {vcpu} met a bad address at rip {rip}, on no page that is known to have failed")]

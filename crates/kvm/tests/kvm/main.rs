@@ -4,6 +4,7 @@
 mod accesses;
 mod broken;
 mod healthy;
+mod irqchip;
 mod kernel_apf;
 mod limits;
 mod linux_alone;
@@ -17,6 +18,7 @@ mod ring0;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
+use surefault_core::run::Irqchip;
 use surefault_kvm::vm::{Faults, Vm};
 use surefault_uffd::{Options, Userfaultfd};
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         probe::CASES,
         linux_alone::CASES,
         kernel_apf::CASES,
+        irqchip::CASES,
     ]
     .concat()
     .into_iter()
@@ -62,7 +65,7 @@ fn main() -> ExitCode {
 
 /// What this host lacks, and in which words.
 fn lacking() -> Option<(&'static str, String)> {
-    if let Err(error) = Vm::new(Faults::Synchronous) {
+    if let Err(error) = Vm::new(Faults::Synchronous, Irqchip::Kernel) {
         return Some(("kvm", error.to_string()));
     }
     let uffd = Userfaultfd::create(Options::default());

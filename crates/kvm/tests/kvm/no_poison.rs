@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use surefault_core::run::{Outcome, RunResult};
+use surefault_core::run::{Irqchip, Outcome, RunResult};
 use surefault_core::workload::Workload;
 use surefault_core::{PageId, PageSize};
 use surefault_kvm::machine::{Machine, MachineSpec};
@@ -41,6 +41,7 @@ fn protected(fail: &str, faults: Faults, observer: &mut dyn Observer) -> RunResu
         page_size: PageSize::KIB_4,
         yield_every: NonZeroU32::MIN,
         faults,
+        irqchip: Irqchip::Kernel,
     };
     let signals = signals::install().unwrap();
     let (machine, vcpus) = Machine::new(&machine_spec, data, &pages, signals).unwrap();

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use surefault_core::faults::LinuxApf;
 use surefault_core::plan::{FaultPlan, Latency};
+use surefault_core::run::Irqchip;
 use surefault_core::workload::Workload;
 use surefault_core::{Access, Gpa, Gva, PageCount, PageId, PageIndex, PageSize, RegionId, VcpuId};
 use surefault_guest::abi::{DATA_BASE, PORT_DONE};
-use surefault_guest::{GuestApf, GuestSpec, Idle, Layout};
+use surefault_guest::{Apic, GuestApf, GuestSpec, Idle, Layout};
 use surefault_kvm::memory::Mapping;
 use surefault_kvm::pages::Paged;
 use surefault_kvm::signals;
@@ -52,6 +53,7 @@ impl Rig {
             idle: Idle::Halt,
             apf: GuestApf::Off,
             interrupts: false,
+            apic: Apic::X2apic,
         })
         .unwrap();
         let system = Arc::new(Mapping::present(contents.len()).unwrap());
@@ -67,7 +69,7 @@ impl Rig {
         let paged = Paged::start(data.clone(), PageSize::KIB_4, store.clone(), &config);
         let paged = Arc::new(paged.unwrap());
 
-        let mut vm = Vm::new(Faults::Synchronous).unwrap();
+        let mut vm = Vm::new(Faults::Synchronous, Irqchip::Kernel).unwrap();
         vm.add_slot(Gpa::new(0), system).unwrap();
         vm.add_slot(Gpa::new(DATA_BASE), data).unwrap();
         let id = VcpuId::new(0);

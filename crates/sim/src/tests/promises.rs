@@ -39,6 +39,8 @@ fn crowd(tasks: u16, vcpus: u16, pages: u64, seed: u64) -> SimSpec {
             timeout: Duration::from_secs(60),
             pager: PagerMode::Surefault,
             apf: ApfMode::User,
+            irqchip: Irqchip::Kernel,
+            on_error: OnError::Exit,
         })
     }
 }
