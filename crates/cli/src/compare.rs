@@ -2,6 +2,7 @@
 
 mod args;
 mod json;
+mod progress;
 mod table;
 
 use std::io::Write as _;
@@ -13,6 +14,7 @@ use surefault_sim::workloads::{Size, SizeError, WorkloadFile, WorkloadKind, spec
 use thiserror::Error;
 
 pub(crate) use args::CompareArgs;
+use progress::Teller;
 
 use crate::args::Format;
 use crate::exit::{Exit, Failure};
@@ -81,20 +83,26 @@ impl Source {
         }
     }
 
-    fn play(&self, args: &CompareArgs, policies: &[PolicyKind]) -> Result<Played, Failure> {
+    fn play(
+        &self,
+        args: &CompareArgs,
+        policies: &[PolicyKind],
+        teller: &Teller,
+    ) -> Result<Played, Failure> {
         let size = self.size(args);
         let kind = self.kind();
         let name = match self {
             Source::Shipped(kind) => kind.as_str().to_owned(),
             Source::File(name, _) => name.clone(),
         };
-        let rows = play::<PlayError>(policies, args.seeds, |policy, seed| {
+        let spec = |policy, seed| {
             Ok(match self {
                 Source::Shipped(kind) => spec(*kind, size, policy, seed)?,
                 Source::File(_, file) => file.spec(size, policy, seed)?,
             })
-        })
-        .map_err(|error| {
+        };
+        let told = |done| teller.tell(&name, done);
+        let rows = play::<PlayError>(policies, args.seeds, spec, told).map_err(|error| {
             let error = anyhow::Error::new(error).context(format!("workload {name}"));
             Failure::new(Exit::Usage, error)
         })?;
@@ -124,9 +132,11 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
             found.collect::<Result<Vec<_>, _>>()?
         }
     };
+    let teller = Teller::new();
     let mut played = Vec::new();
     for source in &sources {
-        played.push(source.play(args, &policies)?);
+        played.push(source.play(args, &policies, &teller)?);
+        teller.clear();
         if args.format == Format::Text {
             let last = &played[played.len() - 1..];
             output::print(&table::text(last, args.seeds, played.len() == 1))?;

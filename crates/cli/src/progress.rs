@@ -30,7 +30,13 @@ impl ProgressLine {
         }
     }
 
-    fn show(&mut self, line: &str) {
+    /// Somebody may see it.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.shown
+    }
+
+    /// Writes `line` over what stands there.
+    pub(crate) fn show(&mut self, line: &str) {
         if self.shown {
             // Padded, so that nothing is left of a longer one.
             write(format!("\r{line:<width$}", width = self.width).as_bytes());

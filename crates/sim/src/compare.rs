@@ -1,16 +1,20 @@
 //! The comparison: every policy on the same workload, seed for seed.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+mod parallel;
+
 use std::time::Duration;
 
 use surefault_core::policy::{AnyPolicy, PolicyKind};
 use surefault_core::run::Outcome;
+use surefault_core::workload::Touch;
 
 use crate::result::Histogram;
 use crate::sim::Sim;
 use crate::spec::{SimError, SimSpec};
 use crate::workloads::without_failures;
+
+pub use parallel::Done;
+use parallel::in_parallel;
 
 /// What one policy made of one workload, over all seeds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -112,7 +116,8 @@ impl Run {
 }
 
 /// Runs each policy with each seed on as many threads as there are cores. The rows come in the order
-/// of `policies` and depend on nothing but what is asked for.
+/// of `policies` and depend on nothing but what is asked for. `watch` hears how far it is, from any
+/// of the threads.
 ///
 /// # Errors
 /// When a machine that `spec` describes makes no sense.
@@ -120,59 +125,49 @@ pub fn compare<E: From<SimError> + Send>(
     policies: &[PolicyKind],
     seeds: u64,
     spec: impl Fn(PolicyKind, u64) -> Result<SimSpec, E> + Sync,
+    watch: impl Fn(Done) + Sync,
 ) -> Result<Vec<Row>, E> {
-    let jobs: Vec<(usize, u64)> = (0..policies.len())
-        .flat_map(|policy| (0..seeds).map(move |seed| (policy, seed)))
-        .collect();
-    let results = in_parallel(jobs.len(), |job| -> Result<(Run, Option<u64>), E> {
-        let (policy, seed) = jobs[job];
-        let spec = spec(policies[policy], seed)?;
-        let run = Run::of(&spec)?;
-        let has_healthy = run.result.measured.healthy_all > 0;
-        let pace = match has_healthy {
-            true => {
-                let fine = Run::of(&without_failures(&spec))?.speed().max(1);
-                Some(run.speed().saturating_mul(1000) / fine)
-            }
-            false => None,
+    // Where nothing fails all policies are one: each seed has one run to be measured against.
+    let fine = in_parallel(seeds as usize, &|_| {}, |seed| -> Result<Option<u64>, E> {
+        let Some(&policy) = policies.first() else {
+            return Ok(None);
         };
-        Ok((run, pace))
+        let spec = spec(policy, seed as u64)?;
+        if !has_healthy_tasks(&spec) {
+            return Ok(None);
+        }
+        Ok(Some(Run::of(&without_failures(&spec))?.speed().max(1)))
+    });
+    let fine = fine.into_iter().collect::<Result<Vec<_>, E>>()?;
+    let jobs: Vec<(usize, usize)> = (0..policies.len())
+        .flat_map(|policy| (0..fine.len()).map(move |seed| (policy, seed)))
+        .collect();
+    let results = in_parallel(jobs.len(), &watch, |job| -> Result<Run, E> {
+        let (policy, seed) = jobs[job];
+        Ok(Run::of(&spec(policies[policy], seed as u64)?)?)
     });
     let mut rows: Vec<Row> = policies.iter().map(|&policy| Row::new(policy)).collect();
     let mut paces = vec![0; rows.len()];
-    for (result, &(policy, _)) in results.into_iter().zip(&jobs) {
-        let (run, pace) = result?;
+    for (result, &(policy, seed)) in results.into_iter().zip(&jobs) {
+        let run = result?;
         let row = &mut rows[policy];
         row.add(&run);
-        if let Some(pace) = pace {
-            paces[policy] += pace;
+        if let Some(fine) = fine[seed] {
+            paces[policy] += run.speed().saturating_mul(1000) / fine;
             row.progress_per_mille = Some(paces[policy] / row.runs);
         }
     }
     Ok(rows)
 }
 
-/// Does `count` jobs, and gives their results in order.
-fn in_parallel<T: Send>(count: usize, job: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::with_capacity(count));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(count) {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
-                        break;
-                    }
-                    let result = job(number);
-                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
-                    results.push((number, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    results.sort_by_key(|&(number, _)| number);
-    results.into_iter().map(|(_, result)| result).collect()
+/// Whether some task has no failing page on its list.
+fn has_healthy_tasks(spec: &SimSpec) -> bool {
+    let fails = |touch: &Touch| spec.is_failing(touch.page);
+    match &spec.workload {
+        Some(workload) => workload
+            .tasks()
+            .iter()
+            .any(|list| !list.is_empty() && !list.iter().any(fails)),
+        None => true,
+    }
 }

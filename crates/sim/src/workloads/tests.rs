@@ -3,10 +3,8 @@ use crate::SimError;
 use crate::compare::{Row, compare};
 
 fn sized(kind: WorkloadKind, size: Size, seeds: u64) -> Vec<Row> {
-    compare::<SimError>(PolicyKind::ALL, seeds, |policy, seed| {
-        Ok(spec(kind, size, policy, seed).expect("a size that fits"))
-    })
-    .expect("specs that make sense")
+    let spec = |policy, seed| Ok(spec(kind, size, policy, seed).expect("a size that fits"));
+    compare::<SimError>(PolicyKind::ALL, seeds, spec, |_| {}).expect("specs that make sense")
 }
 
 fn row(rows: &[Row], policy: PolicyKind) -> &Row {
@@ -143,10 +141,8 @@ fn the_same_seeds_give_the_same_rows_in_any_order() {
     };
     let kind = WorkloadKind::Migrate;
     let run = |policies: &[PolicyKind]| {
-        compare::<SimError>(policies, 2, |policy, seed| {
-            Ok(spec(kind, size, policy, seed).expect("a size that fits"))
-        })
-        .expect("specs that make sense")
+        let spec = |policy, seed| Ok(spec(kind, size, policy, seed).expect("a size that fits"));
+        compare::<SimError>(policies, 2, spec, |_| {}).expect("specs that make sense")
     };
     let forth = run(PolicyKind::ALL);
     let back: Vec<PolicyKind> = PolicyKind::ALL.iter().rev().copied().collect();
