@@ -83,6 +83,45 @@ impl Source {
         }
     }
 
+    /// Whether the sizes fit, before anything is played. Whoever gave the number is named: the
+    /// option, or the line of the file.
+    fn check(&self, args: &CompareArgs) -> Result<(), Failure> {
+        let size = self.size(args);
+        let checked = match self {
+            Source::Shipped(kind) => size.check(*kind),
+            Source::File(_, file) => file.check(size),
+        };
+        let Err(error) = checked else {
+            return Ok(());
+        };
+        let given = |field: &&str| match *field {
+            "tasks" => args.tasks.is_some().then_some("--tasks"),
+            "failing" => args.failing.is_some().then_some("--failing"),
+            "vcpus" => args.vcpus.is_some().then_some("--vcpus"),
+            _ => None,
+        };
+        let option = error.fields().iter().find_map(given);
+        let workload = format!("workload {}", self.name());
+        match (option, self) {
+            (Some(option), _) => {
+                let error = anyhow::Error::new(error).context(workload);
+                Err(Failure::option(option, error))
+            }
+            (None, Source::File(_, file)) => Err(match file.blame(error) {
+                Ok(error) => Failure::option("--workload", error),
+                Err(error) => Failure::option("--workload", error),
+            }),
+            (None, Source::Shipped(_)) => Err(Failure::option("--workload", error)),
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Source::Shipped(kind) => kind.as_str(),
+            Source::File(name, _) => name,
+        }
+    }
+
     fn play(
         &self,
         args: &CompareArgs,
@@ -91,10 +130,7 @@ impl Source {
     ) -> Result<Played, Failure> {
         let size = self.size(args);
         let kind = self.kind();
-        let name = match self {
-            Source::Shipped(kind) => kind.as_str().to_owned(),
-            Source::File(name, _) => name.clone(),
-        };
+        let name = self.name().to_owned();
         let spec = |policy, seed| {
             Ok(match self {
                 Source::Shipped(kind) => spec(*kind, size, policy, seed)?,
@@ -132,6 +168,9 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
             found.collect::<Result<Vec<_>, _>>()?
         }
     };
+    for source in &sources {
+        source.check(args)?;
+    }
     let teller = Teller::new();
     let mut played = Vec::new();
     for source in &sources {

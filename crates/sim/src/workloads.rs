@@ -117,7 +117,7 @@ pub enum SizeError {
         most: u32,
     },
     /// Nobody can migrate.
-    #[error("workload 'migrate' needs at least 2 vCPUs, not {0}")]
+    #[error("tasks that migrate need at least 2 vCPUs, not {0}")]
     NowhereToMigrate(u16),
     /// Nothing can collide.
     #[error("workload 'collide' needs at least 2 failing pages, not {0}")]
@@ -143,6 +143,23 @@ pub enum SizeError {
     /// The lists make no workload.
     #[error("the tasks' lists")]
     Lists(#[from] WorkloadError),
+}
+
+impl SizeError {
+    /// The numbers that contradict, the first to blame first: `tasks`, `failing`, `vcpus`.
+    pub fn fields(&self) -> &'static [&'static str] {
+        match self {
+            SizeError::Zero(what) | SizeError::TooMany { what, .. } => match *what {
+                "tasks" => &["tasks"],
+                _ => &["vcpus"],
+            },
+            SizeError::TooManyFailing { .. } => &["failing", "tasks"],
+            SizeError::NowhereToMigrate(_) => &["vcpus"],
+            SizeError::NothingCollides(_) => &["failing"],
+            SizeError::IdleVcpus { .. } => &["vcpus", "tasks"],
+            SizeError::Lists(_) => &[],
+        }
+    }
 }
 
 /// The failing pages of one task are at most these.

@@ -68,16 +68,65 @@ fn a_table_has_a_line_for_each_policy() {
 
 fn workloads_and_sizes_that_are_wrong() {
     compare(&["--workload=crowed"]).refused(2, &["--workload", "'crowed'", "crowd, ghost"]);
-    compare(&["--workload=migrate", "--vcpus=1"]).refused(2, &["migrate", "at least 2 vCPUs"]);
-    compare(&["--workload=one", "--failing=9999"])
-        .refused(2, &["9999 failing pages", "at most 256"]);
+    let migrate = ["--vcpus", "workload migrate", "at least 2 vCPUs, not 1"];
+    compare(&["--workload=migrate", "--vcpus=1"]).refused(2, &migrate);
+    let many = [
+        "--failing",
+        "workload one",
+        "9999 failing pages",
+        "at most 256",
+    ];
+    compare(&["--workload=one", "--failing=9999"]).refused(2, &many);
+    // The number of failing pages is the workload's own; what was asked for does not go with it.
+    let few = ["--tasks", "workload storm", "4096 failing pages", "2 tasks"];
+    compare(&["--workload=storm", "--tasks=2"]).refused(2, &few);
+    // Nothing is played before all has been looked at.
+    let ran = compare(&["--workload=one", "--workload=crowd", "--vcpus=2"]);
+    assert_eq!(ran.stdout, "");
+    ran.refused(
+        2,
+        &[
+            "--vcpus",
+            "workload one",
+            "2 vCPUs are more than the 1 tasks",
+        ],
+    );
+    compare(&["--tasks=many"]).refused(2, &["--tasks", "many"]);
+    compare(&["--seeds=0"]).refused(2, &["--seeds", "0"]);
     compare(&["--policy=best"]).refused(2, &["--policy", "best"]);
 }
 
 fn a_workload_file_that_is_wrong() {
-    let mut file = tempfile::NamedTempFile::new().expect("a file");
-    write!(file, "base = \"crowd\"\n\ntick = \"soon\"\n").expect("room");
-    let path = file.path().to_str().expect("a plain path").to_owned();
-    let ran = compare(&["--workload", &path]);
-    ran.refused(2, &[&path, "line 3", "`tick`", "'soon'"]);
+    for (text, words) in [
+        (
+            "base = \"crowd\"\n\ntick = \"soon\"\n",
+            ["line 3, field `tick`", "'soon'"],
+        ),
+        (
+            "base = \"crowd\"\ntask = 5\n",
+            ["line 2, field `task`", "unknown field"],
+        ),
+        (
+            "base = \"crowd\"\ntasks = \"5\"\n",
+            ["line 2, field `tasks`", "invalid type"],
+        ),
+        (
+            "base = \"crowd\"\ntasks = = 5\n",
+            ["line 2, field `tasks`", "extra `=`"],
+        ),
+        ("tasks = 5\n", ["line 1, field `base`", "missing"]),
+        (
+            "base = \"crowd\"\ntasks = 0\n",
+            ["line 2, field `tasks`", "at least 1"],
+        ),
+    ] {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        write!(file, "{text}").expect("room");
+        let path = file.path().to_str().expect("a plain path").to_owned();
+        let ran = compare(&["--workload", &path]);
+        assert_eq!(ran.stdout, "");
+        let [place, what] = words;
+        ran.refused(2, &["--workload", &format!("{path}, {place}"), what]);
+    }
+    compare(&["--workload=/"]).refused(2, &["--workload", "cannot read the workload /"]);
 }

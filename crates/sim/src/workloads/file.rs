@@ -7,7 +7,7 @@
 //! vcpus = 2
 //! scheduling = "adversarial"  # or random, round-robin
 //! paging = "shadow"           # or tdp
-//! on-report = "wait"          # or heal, stop
+//! on-report = "stop"          # or heal; or wait, where the pages are repaired (base = "repair")
 //! guest-apf = false           # the guest takes no asynchronous faults
 //! guest-reads-errors = false  # nor an error word
 //! migrate = true              # a woken task goes on on the next vCPU
@@ -17,18 +17,24 @@
 //! apf-off-after = "5ms"       # and disables them again
 //! ```
 
+mod document;
+mod error;
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use surefault_core::faults::Paging;
-use surefault_core::plan::parse_duration;
 use surefault_core::policy::PolicyKind;
-use thiserror::Error;
 use toml::Spanned;
 
 use super::{Size, SizeError, WorkloadKind};
 use crate::spec::{OnReport, Scheduling, SimSpec};
+
+use document::Document;
+pub use error::WorkloadFileError;
 
 /// What a workload's file says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +48,9 @@ pub struct WorkloadFile {
     /// vCPUs.
     pub vcpus: Option<u16>,
     changes: Changes,
+    path: PathBuf,
+    /// The lines of the sizes that it gives.
+    lines: Vec<(&'static str, usize)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -57,59 +66,22 @@ struct Changes {
     apf_changes: Vec<(Duration, bool)>,
 }
 
-/// Why a workload's file was not understood.
-#[derive(Debug, Error)]
-pub enum WorkloadFileError {
-    /// It could not be read.
-    #[error("cannot read the workload {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        error: std::io::Error,
-    },
-    /// It is not the TOML that was expected: a wrong field, a wrong type, a syntax error.
-    #[error("{}, line {line} (`{text}`): {message}", path.display())]
-    Toml {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// What is in that line.
-        text: String,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// A field's value is not a value for it.
-    #[error("{}, line {line}, field `{field}`: '{value}' is not {expected}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: String,
-        /// What it should be.
-        expected: String,
-    },
-}
-
 impl WorkloadFile {
     /// Reads the workload in the file at `path`.
     ///
     /// # Errors
     /// [`WorkloadFileError`], with file, line and field.
     pub fn load(path: &Path) -> Result<WorkloadFile, WorkloadFileError> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => WorkloadFile::parse(path, &text),
-            Err(error) => Err(WorkloadFileError::Read {
-                path: path.to_owned(),
-                error,
-            }),
+        let bytes = std::fs::read(path).map_err(|error| WorkloadFileError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        let text = String::from_utf8_lossy(&bytes);
+        if let Err(error) = str::from_utf8(&bytes) {
+            let document = Document { path, text: &text };
+            return Err(document.at(error.valid_up_to(), "the text is not UTF-8"));
         }
+        WorkloadFile::parse(path, &text)
     }
 
     /// Reads it from `text`; `path` is what errors name.
@@ -119,70 +91,64 @@ impl WorkloadFile {
     pub fn parse(path: &Path, text: &str) -> Result<WorkloadFile, WorkloadFileError> {
         let document = Document { path, text };
         let raw: Raw = toml::from_str(text).map_err(|error| document.toml(&error))?;
-        let names: Vec<&str> = WorkloadKind::ALL.iter().map(|kind| kind.as_str()).collect();
-        let base = document.one_of("base", &raw.base, &names, |name| {
-            WorkloadKind::ALL
-                .iter()
-                .copied()
-                .find(|kind| kind.as_str() == name)
-        })?;
-        let scheduling = |name: &str| match name {
-            "random" => Some(Scheduling::Random),
-            "round-robin" => Some(Scheduling::RoundRobin),
-            "adversarial" => Some(Scheduling::Adversarial),
-            _ => None,
+        let kinds: Vec<(&str, WorkloadKind)> = WorkloadKind::ALL
+            .iter()
+            .map(|&kind| (kind.as_str(), kind))
+            .collect();
+        let Some(base) = &raw.base else {
+            let missing = "missing: the workload to start from".to_owned();
+            return Err(document.field::<()>("base", None, missing));
         };
-        let paging = |name: &str| match name {
-            "tdp" => Some(Paging::TwoDimensional),
-            "shadow" => Some(Paging::Shadow),
-            _ => None,
-        };
-        let on_report = |name: &str| match name {
-            "heal" => Some(OnReport::Heal),
-            "stop" => Some(OnReport::Stop),
-            "wait" => Some(OnReport::Wait),
-            _ => None,
-        };
-        let mut apf_changes = Vec::new();
-        if let Some(at) = document.time("apf-on-after", raw.apf_on_after.as_ref())? {
-            // Off from the start, then.
-            apf_changes.extend([(Duration::ZERO, false), (at, true)]);
-        }
-        if let Some(at) = document.time("apf-off-after", raw.apf_off_after.as_ref())? {
-            apf_changes.push((at, false));
-        }
+        let base = document.one_of("base", base, &kinds)?;
+        let changes = raw.changes(&document)?;
+        raw.check(base, &document)?;
+        let line = |raw: std::ops::Range<usize>| document.line(raw.start);
+        let lines = [
+            ("tasks", raw.tasks.as_ref().map(Spanned::span)),
+            ("failing", raw.failing.as_ref().map(Spanned::span)),
+            ("vcpus", raw.vcpus.as_ref().map(Spanned::span)),
+        ];
         Ok(WorkloadFile {
             base,
-            tasks: raw.tasks,
-            failing: raw.failing,
-            vcpus: raw.vcpus,
-            changes: Changes {
-                scheduling: document.optional(
-                    "scheduling",
-                    raw.scheduling.as_ref(),
-                    &["random", "round-robin", "adversarial"],
-                    scheduling,
-                )?,
-                paging: document.optional(
-                    "paging",
-                    raw.paging.as_ref(),
-                    &["tdp", "shadow"],
-                    paging,
-                )?,
-                on_report: document.optional(
-                    "on-report",
-                    raw.on_report.as_ref(),
-                    &["heal", "stop", "wait"],
-                    on_report,
-                )?,
-                guest_apf: raw.guest_apf,
-                guest_reads_errors: raw.guest_reads_errors,
-                migrate: raw.migrate,
-                ack_delay: document.time("ack-delay", raw.ack_delay.as_ref())?,
-                tick: document.time("tick", raw.tick.as_ref())?,
-                apf_changes,
-            },
+            tasks: raw.tasks.map(Spanned::into_inner),
+            failing: raw.failing.map(Spanned::into_inner),
+            vcpus: raw.vcpus.map(Spanned::into_inner),
+            changes,
+            path: path.to_owned(),
+            lines: lines
+                .into_iter()
+                .filter_map(|(field, span)| Some((field, line(span?))))
+                .collect(),
         })
+    }
+
+    /// `error` with the place of the first of its fields that this file gives; as it is where the
+    /// file gives none of them.
+    ///
+    /// # Errors
+    /// `error`, when it is none of this file's doing.
+    pub fn blame(&self, error: SizeError) -> Result<WorkloadFileError, SizeError> {
+        let given = |field: &&str| self.lines.iter().find(|(name, _)| name == field);
+        match error.fields().iter().find_map(given) {
+            Some(&(field, line)) => Ok(WorkloadFileError::Size {
+                path: self.path.clone(),
+                line,
+                field,
+                error,
+            }),
+            None => Err(error),
+        }
+    }
+
+    /// Whether it can be that large.
+    ///
+    /// # Errors
+    /// The first contradiction found.
+    pub fn check(&self, size: Size) -> Result<(), SizeError> {
+        match (self.changes.migrate, size.vcpus) {
+            (Some(true), vcpus @ ..2) => Err(SizeError::NowhereToMigrate(vcpus)),
+            _ => size.check(self.base),
+        }
     }
 
     /// The machine that runs it under a policy.
@@ -190,6 +156,7 @@ impl WorkloadFile {
     /// # Errors
     /// When the size contradicts the workload.
     pub fn spec(&self, size: Size, policy: PolicyKind, seed: u64) -> Result<SimSpec, SizeError> {
+        self.check(size)?;
         let mut spec = super::spec(self.base, size, policy, seed)?;
         let changes = self.changes.clone();
         spec.scheduling = changes.scheduling.unwrap_or(spec.scheduling);
@@ -210,14 +177,14 @@ impl WorkloadFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Raw {
-    base: Spanned<String>,
-    tasks: Option<u16>,
-    failing: Option<u32>,
-    vcpus: Option<u16>,
+    base: Option<Spanned<String>>,
+    tasks: Option<Spanned<u16>>,
+    failing: Option<Spanned<u32>>,
+    vcpus: Option<Spanned<u16>>,
     scheduling: Option<Spanned<String>>,
     paging: Option<Spanned<String>>,
     on_report: Option<Spanned<String>>,
-    guest_apf: Option<bool>,
+    guest_apf: Option<Spanned<bool>>,
     guest_reads_errors: Option<bool>,
     migrate: Option<bool>,
     ack_delay: Option<Spanned<String>>,
@@ -226,135 +193,62 @@ struct Raw {
     apf_off_after: Option<Spanned<String>>,
 }
 
-struct Document<'a> {
-    path: &'a Path,
-    text: &'a str,
-}
-
-impl Document<'_> {
-    fn toml(&self, error: &toml::de::Error) -> WorkloadFileError {
-        let line = self.line(error.span().unwrap_or_default().start);
-        WorkloadFileError::Toml {
-            path: self.path.to_owned(),
-            line,
-            text: self
-                .text
-                .lines()
-                .nth(line - 1)
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
-            message: error.message().to_owned(),
+impl Raw {
+    fn changes(&self, document: &Document<'_>) -> Result<Changes, WorkloadFileError> {
+        let scheduling = [
+            ("random", Scheduling::Random),
+            ("round-robin", Scheduling::RoundRobin),
+            ("adversarial", Scheduling::Adversarial),
+        ];
+        let paging = [("tdp", Paging::TwoDimensional), ("shadow", Paging::Shadow)];
+        let on_report = [
+            ("heal", OnReport::Heal),
+            ("stop", OnReport::Stop),
+            ("wait", OnReport::Wait),
+        ];
+        let mut apf_changes = Vec::new();
+        if let Some(at) = document.time("apf-on-after", self.apf_on_after.as_ref())? {
+            // Off from the start, then.
+            apf_changes.extend([(Duration::ZERO, false), (at, true)]);
         }
-    }
-
-    fn line(&self, at: usize) -> usize {
-        let before = self.text.get(..at).unwrap_or(self.text);
-        before.matches('\n').count() + 1
-    }
-
-    fn wrong(
-        &self,
-        field: &'static str,
-        raw: &Spanned<String>,
-        expected: String,
-    ) -> WorkloadFileError {
-        WorkloadFileError::Value {
-            path: self.path.to_owned(),
-            line: self.line(raw.span().start),
-            field,
-            value: raw.get_ref().clone(),
-            expected,
+        if let Some(at) = document.time("apf-off-after", self.apf_off_after.as_ref())? {
+            apf_changes.push((at, false));
         }
-    }
-
-    fn one_of<T>(
-        &self,
-        field: &'static str,
-        raw: &Spanned<String>,
-        names: &[&str],
-        read: impl Fn(&str) -> Option<T>,
-    ) -> Result<T, WorkloadFileError> {
-        let expected = || format!("one of {}", names.join(", "));
-        read(raw.get_ref()).ok_or_else(|| self.wrong(field, raw, expected()))
-    }
-
-    fn optional<T>(
-        &self,
-        field: &'static str,
-        raw: Option<&Spanned<String>>,
-        names: &[&str],
-        read: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, WorkloadFileError> {
-        raw.map(|raw| self.one_of(field, raw, names, read))
-            .transpose()
-    }
-
-    fn time(
-        &self,
-        field: &'static str,
-        raw: Option<&Spanned<String>>,
-    ) -> Result<Option<Duration>, WorkloadFileError> {
-        raw.map(|raw| {
-            let expected = "a duration: a number and a unit (ns, us, ms, s)".to_owned();
-            let positive = parse_duration(raw.get_ref())
-                .ok()
-                .filter(|time| !time.is_zero());
-            positive.ok_or_else(|| self.wrong(field, raw, expected))
+        Ok(Changes {
+            scheduling: document.optional("scheduling", self.scheduling.as_ref(), &scheduling)?,
+            paging: document.optional("paging", self.paging.as_ref(), &paging)?,
+            on_report: document.optional("on-report", self.on_report.as_ref(), &on_report)?,
+            guest_apf: self.guest_apf.as_ref().map(|apf| *apf.get_ref()),
+            guest_reads_errors: self.guest_reads_errors,
+            migrate: self.migrate,
+            ack_delay: document.time("ack-delay", self.ack_delay.as_ref())?,
+            tick: document.time("tick", self.tick.as_ref())?,
+            apf_changes,
         })
-        .transpose()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<WorkloadFile, WorkloadFileError> {
-        WorkloadFile::parse(Path::new("w.toml"), text)
     }
 
-    #[test]
-    fn a_file_changes_what_it_names() {
-        let file =
-            parse("base = \"crowd\"\ntasks = 4\nscheduling = \"adversarial\"\ntick = \"1ms\"\n")
-                .expect("it is right");
-        assert_eq!((file.base, file.tasks), (WorkloadKind::Crowd, Some(4)));
-        let size = Size {
-            tasks: 4,
-            failing: 2,
-            vcpus: 1,
-        };
-        let spec = file
-            .spec(size, PolicyKind::Retry, 1)
-            .expect("a size that fits");
-        assert_eq!(spec.scheduling, Scheduling::Adversarial);
-        assert_eq!(spec.tick, Duration::from_millis(1));
-        assert_eq!(spec.paging, Paging::TwoDimensional, "as it ships");
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_file_line_and_field() {
-        for (text, message) in [
-            (
-                "# a crowd\nbase = \"crowed\"",
-                "w.toml, line 2, field `base`: 'crowed' is not one of one, crowd, ghost, collide, \
-                 flaky, kernel, migrate, shadow, repair, storm",
-            ),
-            (
-                "base = \"crowd\"\n\ntick = \"soon\"",
-                "w.toml, line 3, field `tick`: 'soon' is not a duration: a number and a unit (ns, \
-                 us, ms, s)",
-            ),
-        ] {
-            assert_eq!(parse(text).expect_err("it is wrong").to_string(), message);
+    /// Fields that contradict each other.
+    fn check(&self, base: WorkloadKind, document: &Document<'_>) -> Result<(), WorkloadFileError> {
+        let on = document.time("apf-on-after", self.apf_on_after.as_ref())?;
+        let off = document.time("apf-off-after", self.apf_off_after.as_ref())?;
+        if let (Some(on), Some(off), raw) = (on, off, &self.apf_off_after)
+            && off <= on
+        {
+            let message = "it must be later than `apf-on-after`".to_owned();
+            return Err(document.field("apf-off-after", raw.as_ref(), message));
         }
-        for text in [
-            "base = \"crowd\"\ntask = 4",
-            "base = \"crowd\"\ntasks = \"4\"",
-        ] {
-            let message = parse(text).expect_err("it is wrong").to_string();
-            assert!(message.starts_with("w.toml, line 2 (`task"), "{message}");
+        let changes = on.is_some() || off.is_some();
+        if changes && let Some(apf) = self.guest_apf.as_ref().filter(|apf| !apf.get_ref()) {
+            let message = "the guest that never has asynchronous faults cannot turn them on or off";
+            return Err(document.field("guest-apf", Some(apf), message.to_owned()));
         }
+        let waits = |raw: &&Spanned<String>| raw.get_ref() == "wait";
+        if base != WorkloadKind::Repair
+            && let Some(raw) = self.on_report.as_ref().filter(waits)
+        {
+            let message = "'wait' would wait for ever: only the pages of 'repair' are repaired";
+            return Err(document.field("on-report", Some(raw), message.to_owned()));
+        }
+        Ok(())
     }
 }
