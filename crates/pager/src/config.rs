@@ -2,6 +2,8 @@
 
 use surefault_core::residency::ResidencyConfig;
 
+use crate::Prefetch;
+
 /// How a pager works.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PagerConfig {
@@ -12,6 +14,8 @@ pub struct PagerConfig {
     pub batch: usize,
     /// How an access to a failed page is made to fail.
     pub failed_page: FailedPage,
+    /// What is fetched before somebody wants it.
+    pub prefetch: Prefetch,
 }
 
 impl Default for PagerConfig {
@@ -20,6 +24,7 @@ impl Default for PagerConfig {
             residency: ResidencyConfig::default(),
             batch: 64,
             failed_page: FailedPage::Auto,
+            prefetch: Prefetch::None,
         }
     }
 }

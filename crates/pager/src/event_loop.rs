@@ -12,28 +12,46 @@ use surefault_uffd::{Event, Read};
 use crate::foreign::Rule;
 use crate::mark::Marking;
 use crate::shared::{Gate, Hands, Machine, Shared};
+use crate::spin::Spin;
 
 /// The loop's pause after an event could not be read, so that it does not spin.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(shared: &Arc<Shared>) {
     let mut hands = Hands::default();
+    let mut spin = Spin::default();
     while !shared.stopping.load(Ordering::Acquire) {
-        let (readable, nudged) = sleep(shared);
-        if nudged {
-            // Its value does not matter, only that it is 0 again.
-            let _ = rustix::io::read(&shared.nudge, &mut [0; 8]);
+        let room = fire_timers(shared, &mut hands);
+        let happened = room && shared.read_events(&mut hands);
+        shared.work_off(&mut hands);
+        // Demands first, and then one chunk of what was planned, so that neither waits for long.
+        let prefetched = shared.prefetch_more(&mut hands);
+        shared.work_off(&mut hands);
+        if happened || prefetched {
+            continue;
         }
-        fire_timers(shared, &mut hands);
-        if readable {
-            shared.read_events(&mut hands);
+        let begun = Instant::now();
+        if !room || !look(shared, &mut hands, begun, spin.budget()) {
+            sleep(shared);
         }
+        spin.waited(begun.elapsed());
         shared.work_off(&mut hands);
     }
 }
 
-/// Sleeps until there is an event, a nudge or a timer: is there an event, was there a nudge?
-fn sleep(shared: &Shared) -> (bool, bool) {
+/// Looks for events until there are some, or `budget` is over. Says which.
+fn look(shared: &Shared, hands: &mut Hands, begun: Instant, budget: Duration) -> bool {
+    while begun.elapsed() < budget && !shared.stopping.load(Ordering::Acquire) {
+        if shared.read_events(hands) {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    false
+}
+
+/// Sleeps until there is an event, a nudge or a timer.
+fn sleep(shared: &Shared) {
     let (due, full) = {
         let mut machine = shared.machine();
         let due = machine.timers.next_due();
@@ -58,26 +76,31 @@ fn sleep(shared: &Shared) -> (bool, bool) {
         PollFd::new(&shared.nudge, PollFlags::IN),
         PollFd::new(&shared.uffd, events),
     ];
-    match poll(&mut fds, timeout.as_ref()) {
-        Ok(_) => {}
-        // A signal: look at everything.
-        Err(_) => return (!full, true),
+    // After a signal everything is looked at, as after anything else.
+    if poll(&mut fds, timeout.as_ref()).is_err() {
+        return;
     }
-    let nudged = fds[0].revents().contains(PollFlags::IN);
-    let happened = fds[1].revents();
-    if happened.intersects(PollFlags::ERR | PollFlags::NVAL) {
+    if fds[0].revents().contains(PollFlags::IN) {
+        // Its value does not matter, only that it is 0 again.
+        let _ = rustix::io::read(&shared.nudge, &mut [0; 8]);
+    }
+    if fds[1]
+        .revents()
+        .intersects(PollFlags::ERR | PollFlags::NVAL)
+    {
         shared.stats.strange_events.add(1);
         std::thread::sleep(PAUSE_AFTER_ERROR);
     }
-    (happened.contains(PollFlags::IN), nudged)
 }
 
-fn fire_timers(shared: &Shared, hands: &mut Hands) {
+/// Fires the timers that are due. Says whether there is room for demands.
+fn fire_timers(shared: &Shared, hands: &mut Hands) -> bool {
     let now = Instant::now();
     let mut machine = shared.machine();
     let due = machine.timers.next_due().is_some_and(|due| due <= now);
     // Whoever arms an earlier timer from now on need not wake this thread: it is awake.
     machine.loop_sleeps_until = Some(now);
+    let room = machine.backlog.is_empty();
     drop(machine);
     if due {
         shared.tell(hands, |machine| {
@@ -91,6 +114,7 @@ fn fire_timers(shared: &Shared, hands: &mut Hands) {
             }
         });
     }
+    room
 }
 
 /// A page whose waiters were kept waiting is asked for in their name, who cannot.
@@ -101,15 +125,15 @@ fn try_again(machine: &mut Machine, page: PageId) {
 }
 
 impl Shared {
-    /// Reads a batch of events and notes them, as one step.
-    pub(crate) fn read_events(&self, hands: &mut Hands) {
+    /// Reads a batch of events and notes them, as one step. Says whether there were any.
+    pub(crate) fn read_events(&self, hands: &mut Hands) -> bool {
         let mut gate = self.gate_exclusively();
         self.take_events(&mut gate);
         let Gate {
             faulted, removed, ..
         } = &*gate;
         if faulted.is_empty() && removed.is_empty() {
-            return;
+            return false;
         }
         self.stats.faults.add(faulted.len() as u64);
         let now = Instant::now();
@@ -120,10 +144,32 @@ impl Shared {
                 known.expect("pages of the memory");
             }
             for &page in faulted {
+                let left = self.regions.pages_from(page) - 1;
+                let page_size = self.regions.page_size(page);
+                machine.prefetcher.demanded(page, left, page_size);
                 machine.waits.begin(page, now);
                 machine.demand(page);
             }
         });
+        true
+    }
+
+    /// Tells the machine of the next few pages to prefetch, unless many pages are pending already.
+    /// Says whether there were any.
+    pub(crate) fn prefetch_more(&self, hands: &mut Hands) -> bool {
+        self.tell(hands, |machine| {
+            let pending = machine.residency.pending();
+            if pending > machine.residency.config().max_pending / 4 {
+                return false;
+            }
+            let most = machine.residency.config().max_range;
+            let Some((first, count)) = machine.prefetcher.next_chunk(most) else {
+                return false;
+            };
+            let known = machine.residency.handle_prefetch(first, count);
+            known.expect("pages of the memory");
+            true
+        })
     }
 
     /// Reads events into `gate.faulted` and `gate.removed` until the queue is empty: the kernel gives

@@ -21,6 +21,10 @@
 //!   up to the limit of outstanding fetches, and what it brings in the end is dropped.
 //! * **A page that can be had without waiting** ([`Store::read_now`]) is served by the event loop
 //!   itself, without a thread hop.
+//! * **Looking before sleeping.** A short wait for the next fault is spent looking for it, as with
+//!   KVM's halt polling; while waits are long, the event loop sleeps.
+//! * **Prefetch** ([`Prefetch`]) follows the demands, a chunk at a time and after them: what it brings
+//!   has no deadline, and fails nobody.
 //! * A panic in a store fails that fetch and nothing else.
 //!
 //! [`Store::read_now`]: surefault_store::Store::read_now
@@ -38,8 +42,10 @@ mod latency;
 mod mark;
 mod pager;
 mod pool;
+mod prefetch;
 mod regions;
 mod shared;
+mod spin;
 mod stats;
 mod timers;
 
@@ -48,5 +54,6 @@ pub use config::{FailedPage, PagerConfig};
 pub use error::{DiscardError, StartError};
 pub use latency::Latencies;
 pub use pager::{PageVerdict, Pager};
+pub use prefetch::{MAX_AROUND, ParsePrefetchError, Prefetch};
 pub use regions::ServedRegion;
 pub use stats::PagerStats;

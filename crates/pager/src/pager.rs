@@ -279,6 +279,7 @@ pub(crate) fn start_serving(
         nudge,
         residency,
         config.batch,
+        config.prefetch,
     ));
     let body = {
         let shared = Arc::clone(&shared);

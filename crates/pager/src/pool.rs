@@ -117,5 +117,8 @@ fn run(shared: &Arc<Shared>) {
     };
     while let Some(range) = shared.pool.next(hands.kept.take()) {
         shared.fetch_blocking(&mut hands, range);
+        while hands.kept.is_none() && shared.prefetch_more(&mut hands) {
+            shared.work_off(&mut hands);
+        }
     }
 }

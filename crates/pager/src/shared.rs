@@ -17,6 +17,7 @@ use crate::causes::Causes;
 use crate::latency::Waits;
 use crate::mark::Marking;
 use crate::pool::Pool;
+use crate::prefetch::{Prefetch, Prefetcher};
 use crate::regions::Regions;
 use crate::stats::Counters;
 use crate::timers::Timers;
@@ -58,6 +59,8 @@ pub(crate) struct Machine {
     pub(crate) announced: BTreeSet<PageId>,
     /// Pages of another process's memory that are poisoned, whatever else is known of them.
     pub(crate) poisoned: BTreeSet<PageId>,
+    /// What was demanded, and what to fetch because of it.
+    pub(crate) prefetcher: Prefetcher,
 }
 
 /// What the gate guards: the means to read events, and whether the memory may still be changed.
@@ -103,6 +106,7 @@ impl Shared {
         nudge: OwnedFd,
         residency: Residency,
         batch: usize,
+        prefetch: Prefetch,
     ) -> Shared {
         let buffer = EventBuffer::with_capacity(batch);
         Shared {
@@ -127,6 +131,7 @@ impl Shared {
                 waits: Waits::default(),
                 announced: BTreeSet::new(),
                 poisoned: BTreeSet::new(),
+                prefetcher: Prefetcher::new(prefetch),
             }),
             gate: RwLock::new(Gate {
                 closed: false,
@@ -187,6 +192,7 @@ impl Shared {
             waits,
             announced,
             poisoned: _,
+            prefetcher: _,
         } = machine;
         let mut earliest: Option<Instant> = None;
         let was_full = !backlog.is_empty();

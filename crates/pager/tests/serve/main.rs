@@ -6,6 +6,7 @@ mod discards;
 mod ending;
 mod failures;
 mod limits;
+mod prefetches;
 mod reads;
 mod served;
 mod stalls;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         truncation::CASES,
         discards::CASES,
         limits::CASES,
+        prefetches::CASES,
         attached::CASES,
         ending::CASES,
     ]
