@@ -4,13 +4,19 @@
 //! has no time but its own:
 //!
 //! ```text
-//!   Guest: tasks, scheduler, waiters          Source: the fault plan, and what was repaired
-//!      │ touches, acks        ▲ #PF, ready       ▲ fetch       │ data, error, silence
-//!      ▼                      │                  │             ▼
-//!   Faults ──── work, wait ───────────────►  Residency
-//!          ◄─── settled ───────────────────
-//!                    Agenda: what happens when, and in which order
+//!   Guest: tasks, run queues, waiters
+//!      │ touches, acks        ▲ #PF, ready
+//!      ▼                      │                              fetch
+//!   Faults ──── work, wait ───────────────►  Residency  ◄────────────► Source: the fault plan
+//!          ◄─── settled ───────────────────                data, error, silence
+//!   └────────────────── Machine ────────────────────┘
+//!          ▲ Input             │ Output, Pick
+//!          │                   ▼
+//!   Sim: time, a seed                 World: whoever asks
 //! ```
+//!
+//! [`machine`] is the state, without time and choice. [`Sim`] chooses by simulated time and a seed,
+//! and counts; [`world`] leaves the choice to a model checker or to a trace.
 //!
 //! It takes the same [`RunSpec`](surefault_core::run::RunSpec) as the runner on real KVM and gives
 //! the same [`RunResult`](surefault_core::run::RunResult), with [`Counts`] beside it. The same
@@ -22,16 +28,16 @@
 
 mod agenda;
 pub mod compare;
-mod guest;
-mod pages;
+pub mod machine;
 mod result;
+mod scheduler;
 mod sim;
 mod source;
 mod spec;
 #[cfg(test)]
 mod tests;
-mod vcpus;
 pub mod workloads;
+pub mod world;
 
 pub use result::{Counts, Histogram, Measured, SimResult};
 pub use sim::Sim;

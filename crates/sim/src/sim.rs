@@ -1,32 +1,42 @@
-//! The machine: both pure machines, a guest, a source, and one agenda.
+//! The simulation: a machine whose next step is chosen by time, a fault plan and a seed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use surefault_core::faults::{self, Faults, GuestApf, ItemId, Root};
+use surefault_core::faults::{self, Faults};
 use surefault_core::policy::{AnyPolicy, Policy};
-use surefault_core::residency::{self, Generation, Residency};
-use surefault_core::run::{ApfMode, Outcome, Reported, RunResult, RunStats};
-use surefault_core::{PageId, PageIndex, RegionId, VcpuId};
+use surefault_core::residency::{self, Generation, PageOutcome, Residency};
+use surefault_core::run::{ApfMode, Outcome, Reported, RunResult, RunStats, TaskId};
+use surefault_core::{Access, Failure, PageIndex, PageSize};
 
 use crate::agenda::Agenda;
-use crate::guest::Guest;
+use crate::machine::{Ended, Happened, Input, Machine, Move, Output, Vcpu, vcpu_id};
 use crate::result::{Counts, Measured, SimResult};
-use crate::source::Source;
-use crate::spec::{SimError, SimSpec};
+use crate::scheduler::Scheduler;
+use crate::source::{self, Source};
+use crate::spec::{OnReport, SimError, SimSpec};
+use crate::world::Step;
+use crate::world::ledger::Ledger;
 
 /// An access counts as looping when it was taken this often after its page had been said ready.
 const LOOPING: u64 = 100;
+/// From an exit to the next entry.
+const EXIT: Duration = Duration::from_micros(5);
+/// One touch of a page, and all that a task does between two.
+const TOUCH: Duration = Duration::from_micros(2);
+/// A guest that is not running is asked again after this.
+const LATER: Duration = Duration::from_micros(10);
+/// What one iteration of the counting task takes.
+const COUNT: Duration = Duration::from_micros(1);
 
 /// What happens next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Event {
-    /// A vCPU's thread comes to the point before the guest.
-    Entry(Turn),
-    /// A vCPU's guest runs its next instruction.
-    Instruction(Turn),
+enum Event {
+    /// A vCPU's thread makes its next move, unless a newer one has taken its place.
+    Move(Vcpu, Move, u64),
     /// A vCPU's timer interrupt.
-    Tick(usize),
+    Tick(Vcpu),
     /// A fetch comes back.
     Fetched(Generation, Result<(), residency::Fault>),
     /// A timer of the machine of pages.
@@ -34,74 +44,55 @@ pub(crate) enum Event {
     /// A timer of the machine of vCPUs.
     FaultsTimer(faults::Timer),
     /// A vCPU's guest acknowledges the ready event.
-    Ack(usize),
+    Ack(Vcpu),
     /// A vCPU's guest turns asynchronous faults on or off.
-    Apf(usize, bool),
+    Apf(Vcpu, bool),
     /// The source can provide a page again.
     Repair(PageIndex),
     /// The balloon takes a page.
     Remove(PageIndex),
 }
 
-/// A vCPU's next move. A newer one makes it void.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Turn {
-    pub(crate) vcpu: usize,
-    pub(crate) number: u64,
-}
-
-/// Where a vCPU's thread is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
-    /// In the host, on the way to the guest.
-    Host,
-    /// In the guest.
-    Guest,
-    /// Asleep until the page settles.
-    Asleep(PageId),
-    /// Halted artificially.
-    Halted,
-}
-
-/// A vCPU's thread.
-#[derive(Clone, Debug)]
-pub(crate) struct Thread {
-    pub(crate) place: Place,
-    pub(crate) turn: u64,
-    /// A kick has come that no entry has answered yet.
-    pub(crate) kicked: bool,
-    /// A SIGBUS from the prefault is pending (Linux takes the faults, the page is poisoned).
-    pub(crate) early_sigbus: Option<PageId>,
-    /// KVM's own conditions let the current fault go the asynchronous way.
-    pub(crate) may_go_async: bool,
-    /// The policy has had this vCPU's asynchronous faults off since then.
-    pub(crate) off_since: Option<Duration>,
-    /// Stopped with a report of this page, until it is repaired.
-    pub(crate) stopped_for: Option<PageIndex>,
+/// What the clock knows of a vCPU.
+#[derive(Clone, Debug, Default)]
+struct Clock {
+    /// Numbers its moves.
+    moves: u64,
+    /// Its counting task runs since then.
+    counts_since: Option<Duration>,
+    /// The policy has had its asynchronous faults off since then.
+    off_since: Option<Duration>,
 }
 
 /// A simulated machine under the error policy `P`.
 #[derive(Clone, Debug)]
 pub struct Sim<P> {
-    pub(crate) spec: SimSpec,
-    pub(crate) faults: Faults<P>,
-    pub(crate) pages: Residency,
-    pub(crate) guest: Guest,
-    pub(crate) source: Source,
-    pub(crate) agenda: Agenda<Event>,
-    pub(crate) threads: Vec<Thread>,
-    /// What is mapped for the guest, by address space under shadow paging.
-    pub(crate) mapped: BTreeSet<(Root, PageIndex)>,
-    /// Items whose work waits for their page.
-    pub(crate) workers: BTreeMap<PageId, Vec<(VcpuId, ItemId)>>,
-    /// Demands that found no room.
-    pub(crate) backlog: VecDeque<PageId>,
+    spec: SimSpec,
+    pub(crate) machine: Machine<P>,
+    source: Source,
+    scheduler: Scheduler,
+    agenda: Agenda<Event>,
+    clocks: Vec<Clock>,
     /// Pages that have failed, since when.
-    pub(crate) failed: BTreeMap<PageIndex, Duration>,
-    pub(crate) counts: Counts,
-    pub(crate) measured: Measured,
-    pub(crate) done: u64,
-    pub(crate) report: Option<Reported>,
+    failed: BTreeMap<PageIndex, Duration>,
+    counts: Counts,
+    measured: Measured,
+    /// What the counting tasks have had.
+    counted: Duration,
+    done: u64,
+    report: Option<Reported>,
+    recording: Option<Box<Recording>>,
+}
+
+/// The steps of a run, by names that last.
+#[derive(Clone, Debug)]
+struct Recording {
+    ledger: Ledger,
+    steps: Vec<Step>,
+    /// From here on nothing is recorded.
+    limit: usize,
+    /// A time slice ends that nobody else wants: not a step.
+    skips: bool,
 }
 
 impl Sim<AnyPolicy> {
@@ -121,56 +112,65 @@ impl<P: Policy> Sim<P> {
     /// # Errors
     /// When `spec` makes no sense.
     pub fn with_policy(spec: &SimSpec, policy: P) -> Result<Sim<P>, SimError> {
-        spec.check()?;
-        let pages = Residency::new(spec.residency_config(), &[spec.run.pages])?;
-        let faults = Faults::with(spec.faults_config(), policy)?;
-        let thread = Thread {
-            place: Place::Host,
-            turn: 0,
-            kicked: false,
-            early_sigbus: None,
-            may_go_async: false,
-            off_since: None,
-            stopped_for: None,
-        };
-        let mut sim = Sim {
-            pages,
-            faults,
-            guest: Guest::new(spec),
-            source: Source::new(spec),
-            agenda: Agenda::new(),
-            threads: vec![thread; usize::from(spec.run.vcpus)],
-            mapped: BTreeSet::new(),
-            workers: BTreeMap::new(),
-            backlog: VecDeque::new(),
-            failed: BTreeMap::new(),
-            counts: Counts::default(),
-            measured: Measured::default(),
-            done: 0,
-            report: None,
-            spec: spec.clone(),
-        };
+        let mut sim = Sim::with_policy_unbooted(spec, policy)?;
         sim.boot();
         Ok(sim)
     }
 
+    fn with_policy_unbooted(spec: &SimSpec, policy: P) -> Result<Sim<P>, SimError> {
+        spec.check()?;
+        Ok(Sim {
+            machine: Machine::new(Arc::new(spec.setup()), policy)?,
+            source: Source::new(spec),
+            scheduler: Scheduler::new(spec),
+            agenda: Agenda::new(),
+            clocks: vec![Clock::default(); usize::from(spec.run.vcpus)],
+            failed: BTreeMap::new(),
+            counts: Counts::default(),
+            measured: Measured::default(),
+            counted: Duration::ZERO,
+            done: 0,
+            report: None,
+            recording: None,
+            spec: spec.clone(),
+        })
+    }
+
+    /// The same, with its first `limit` steps recorded.
+    ///
+    /// # Errors
+    /// When `spec` makes no sense.
+    pub fn recorded(spec: &SimSpec, policy: P, limit: usize) -> Result<Sim<P>, SimError> {
+        let mut sim = Sim::with_policy_unbooted(spec, policy)?;
+        sim.recording = Some(Box::new(Recording {
+            ledger: Ledger::default(),
+            steps: Vec::new(),
+            limit,
+            skips: false,
+        }));
+        sim.boot();
+        Ok(sim)
+    }
+
+    /// The steps that were recorded, in the words of [`World`](crate::world::World).
+    pub fn steps(&self) -> &[Step] {
+        let recording = self.recording.as_ref();
+        recording.map_or(&[], |recording| &recording.steps)
+    }
+
     /// The machine of vCPUs, to look at.
     pub fn faults(&self) -> &Faults<P> {
-        &self.faults
+        self.machine.faults()
     }
 
     /// The machine of pages, to look at.
     pub fn pages(&self) -> &Residency {
-        &self.pages
+        self.machine.pages()
     }
 
     fn boot(&mut self) {
-        for v in 0..self.threads.len() {
-            if self.spec.guest_apf && self.spec.run.apf != ApfMode::Off {
-                self.faults
-                    .handle_guest_apf(vcpu_id(v), self.guest_apf(true));
-            }
-            self.go(v, Duration::ZERO, Event::Entry);
+        self.settle();
+        for v in 0..self.clocks.len() {
             self.agenda.after(self.spec.tick, Event::Tick(v));
             for &(at, on) in &self.spec.apf_changes {
                 self.agenda.after(at, Event::Apf(v, on));
@@ -188,19 +188,9 @@ impl<P: Policy> Sim<P> {
     /// nobody has come back for, and the bytes that the policy keeps.
     pub(crate) fn run_and_measure(mut self) -> (SimResult, u64, u64) {
         let outcome = self.advance();
-        let owed = self.faults.owed() as u64;
-        let bytes = self.faults.policy().state_bytes() as u64;
+        let owed = self.faults().owed() as u64;
+        let bytes = self.faults().policy().state_bytes() as u64;
         (self.finish(outcome), owed, bytes)
-    }
-
-    pub(crate) fn guest_apf(&self, on: bool) -> GuestApf {
-        match on {
-            true => GuestApf::On {
-                send_always: false,
-                error_word: self.spec.guest_reads_errors,
-            },
-            false => GuestApf::Off,
-        }
     }
 
     /// Runs to the end: all tasks over, a report (unless those are healed), or a limit.
@@ -216,12 +206,11 @@ impl<P: Policy> Sim<P> {
     }
 
     fn advance(&mut self) -> Outcome {
-        self.settle();
         loop {
-            if self.report.is_some() {
+            if self.machine.is_stopped() {
                 return Outcome::Reported;
             }
-            if self.guest.is_done() {
+            if self.machine.is_done() {
                 return Outcome::Finished;
             }
             let again = self.counts.max_asked_again;
@@ -239,98 +228,240 @@ impl<P: Policy> Sim<P> {
                 };
             };
             self.counts.steps += 1;
-            self.play(event);
-            self.settle();
-            self.measure_off();
+            if let Some(input) = self.input(event) {
+                self.apply(input);
+                self.settle();
+                self.measure_off();
+            }
         }
     }
 
-    fn play(&mut self, event: Event) {
-        match event {
-            Event::Entry(turn) if self.is_current(turn) => self.entry(turn.vcpu),
-            Event::Instruction(turn) if self.is_current(turn) => self.instruction(turn.vcpu),
-            Event::Entry(_) | Event::Instruction(_) => {}
-            Event::Tick(v) => self.tick(v),
-            Event::Fetched(generation, result) => self.pages.handle_fetched(generation, result),
-            Event::PageTimer(timer) => self.pages.handle_timer(timer),
-            Event::FaultsTimer(timer) => drop(self.faults.handle_timer(timer)),
-            Event::Ack(v) => drop(self.faults.handle_ack(vcpu_id(v))),
-            Event::Apf(v, on) => self.change_apf(v, on),
-            Event::Repair(page) => self.repair(page),
-            Event::Remove(page) => self.remove(page),
+    /// What an event is to the machine, if it is anything.
+    fn input(&mut self, event: Event) -> Option<Input> {
+        Some(match event {
+            Event::Move(v, next, number) => match (self.clocks[v].moves == number, next) {
+                (false, _) => return None,
+                (true, Move::Enter) => Input::Enter(v),
+                (true, Move::Touch) => Input::Touch(v),
+            },
+            Event::Tick(v) => {
+                self.agenda.after(self.spec.tick, Event::Tick(v));
+                Input::Tick(v)
+            }
+            Event::Fetched(generation, result) => Input::Fetched(generation, result),
+            Event::PageTimer(timer) => Input::PageTimer(timer),
+            Event::FaultsTimer(timer) => Input::FaultsTimer(timer),
+            Event::Ack(v) => Input::Ack(v),
+            // There is nothing to turn on.
+            Event::Apf(..) if self.spec.run.apf == ApfMode::Off => return None,
+            Event::Apf(v, on) if self.machine.is_in_guest(v) => Input::Apf(v, on),
+            Event::Apf(..) => {
+                self.agenda.after(LATER, event);
+                return None;
+            }
+            Event::Repair(page) if !self.machine.can_repair(page) => return None,
+            Event::Repair(page) => Input::Repair(page),
+            Event::Remove(page) if !self.machine.can_remove(page) => return None,
+            Event::Remove(page) => {
+                self.failed.remove(&page);
+                Input::Remove(page)
+            }
+        })
+    }
+
+    /// Takes what followed from a step, and answers the schedulers.
+    fn settle(&mut self) {
+        self.take_outputs();
+        while let Some(pick) = self.machine.pick() {
+            let task = self.scheduler.choose(pick, &self.machine);
+            self.apply(Input::Switch(pick.vcpu, task));
+            self.take_outputs();
+        }
+    }
+
+    fn apply(&mut self, input: Input) {
+        if let Some(recording) = &mut self.recording {
+            recording.record(input, &self.machine);
+        }
+        self.machine.apply(input);
+    }
+
+    fn take_outputs(&mut self) {
+        let mut outputs = self.machine.take_outputs();
+        for output in outputs.drain(..) {
+            if let Some(recording) = &mut self.recording {
+                recording.ledger.note(&output, &self.machine);
+            }
+            self.output(output);
+        }
+        self.machine.put_back(outputs);
+    }
+
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Go(v, next) => {
+                let clock = &mut self.clocks[v];
+                clock.moves += 1;
+                let after = match next {
+                    // The boot takes no time.
+                    Move::Enter if clock.moves == 1 => Duration::ZERO,
+                    Move::Enter => EXIT,
+                    Move::Touch => TOUCH,
+                };
+                self.agenda.after(after, Event::Move(v, next, clock.moves));
+            }
+            Output::Fetch(range) => {
+                let is_repaired = |page| self.machine.is_repaired(page);
+                if let Some((after, result)) = self.source.fetch(&range, is_repaired) {
+                    let back = Event::Fetched(range.generation, result);
+                    self.agenda.after(after, back);
+                }
+            }
+            Output::PageTimer(timer, after) => self.agenda.after(after, Event::PageTimer(timer)),
+            Output::FaultsTimer(timer, after) => {
+                self.agenda.after(after, Event::FaultsTimer(timer));
+            }
+            Output::AckDue(v) => self.agenda.after(self.spec.ack_delay, Event::Ack(v)),
+            Output::Idle(v, idle) => {
+                let now = self.agenda.now();
+                if let Some(since) = self.clocks[v].counts_since.take() {
+                    self.counted += now - since;
+                }
+                self.clocks[v].counts_since = idle.then_some(now);
+            }
+            Output::Happened(what) => self.count(&what),
+        }
+    }
+
+    fn count(&mut self, what: &Happened) {
+        let now = self.agenda.now();
+        let counts = &mut self.counts;
+        match *what {
+            Happened::Faulted {
+                retries,
+                asked_again,
+                ..
+            } => {
+                counts.faults += 1;
+                counts.max_retries = counts.max_retries.max(retries);
+                counts.max_asked_again = counts.max_asked_again.max(asked_again);
+            }
+            Happened::Queued { .. } => counts.asynchronous += 1,
+            Happened::Waits { page, refused, .. } => {
+                counts.synchronous += 1;
+                let healthy = !self.machine.setup().is_failing(page);
+                counts.refused_healthy += u64::from(healthy && refused);
+            }
+            Happened::Halted(_) => counts.halts += 1,
+            Happened::Ready { .. } => counts.readies += 1,
+            Happened::Woken { task, vcpu } => self.scheduler.woken(vcpu, task),
+            Happened::Settled { page, outcome } => match outcome {
+                PageOutcome::Failed(_) => drop(self.failed.entry(page).or_insert(now)),
+                PageOutcome::Present => drop(self.failed.remove(&page)),
+                PageOutcome::Cancelled => {}
+            },
+            Happened::Ended {
+                task,
+                how,
+                retries,
+                met_failure,
+                ..
+            } => {
+                match how {
+                    Ended::Mapped => {
+                        self.done += 1;
+                        if self.machine.guest.tasks[usize::from(task.get())].healthy {
+                            self.measured.healthy_done += 1;
+                            self.measured.healthy_last = now;
+                        }
+                    }
+                    Ended::Told => self.measured.told += 1,
+                    Ended::Killed => counts.killed += 1,
+                }
+                if met_failure {
+                    self.measured.retries.add(retries);
+                }
+            }
+            Happened::Reported {
+                vcpu,
+                fault,
+                failure,
+                task,
+                access,
+                right,
+            } => self.reported(vcpu, fault, failure, task, access, right),
+            Happened::Unclaimed(_) => counts.unclaimed += 1,
+        }
+    }
+
+    fn reported(
+        &mut self,
+        v: Vcpu,
+        fault: faults::Fault,
+        failure: Failure,
+        task: Option<TaskId>,
+        access: Access,
+        right: bool,
+    ) {
+        let page = fault.page.index();
+        self.counts.reports += 1;
+        self.counts.max_attempts = self.counts.max_attempts.max(failure.attempts);
+        self.counts.wrong_reports += u64::from(!right);
+        let now = self.agenda.now();
+        let took = now - self.failed.get(&page).copied().unwrap_or(now);
+        self.measured.report_us.add(took.as_micros() as u64);
+        if self.spec.on_report == OnReport::Stop {
+            let report = fault.report(vcpu_id(v), access, failure, PageSize::KIB_4);
+            self.report = report.map(|report| Reported {
+                report,
+                cause: source::text(failure.cause.kind, page),
+                task,
+                page,
+            });
         }
     }
 
     /// Notes since when, and until when, the policy has a vCPU's asynchronous faults off.
     fn measure_off(&mut self) {
         let now = self.agenda.now();
-        for (v, thread) in self.threads.iter_mut().enumerate() {
-            match (thread.off_since, self.faults.policy().is_off(vcpu_id(v))) {
-                (None, true) => thread.off_since = Some(now),
+        let policy = self.machine.faults.policy();
+        for (v, clock) in self.clocks.iter_mut().enumerate() {
+            match (clock.off_since, policy.is_off(vcpu_id(v))) {
+                (None, true) => clock.off_since = Some(now),
                 (Some(since), false) => {
                     self.measured.off += now - since;
-                    thread.off_since = None;
+                    clock.off_since = None;
                 }
                 (None, false) | (Some(_), true) => {}
             }
         }
     }
 
-    /// Carries out effects of both machines until neither has any, and arms their timers.
-    fn settle(&mut self) {
-        loop {
-            if let Some(effect) = self.faults.poll_effect() {
-                self.faults_effect(effect);
-            } else if let Some(effect) = self.pages.poll_effect() {
-                self.pages_effect(effect);
-            } else {
-                break;
-            }
-        }
-        while let Some((timer, after)) = self.pages.poll_timer() {
-            self.agenda.after(after, Event::PageTimer(timer));
-        }
-        while let Some((timer, after)) = self.faults.poll_timer() {
-            self.agenda.after(after, Event::FaultsTimer(timer));
-        }
-    }
-
-    /// Puts down a vCPU's next move, in place of any other.
-    pub(crate) fn go(&mut self, v: usize, after: Duration, event: fn(Turn) -> Event) {
-        let thread = &mut self.threads[v];
-        thread.turn += 1;
-        let turn = Turn {
-            vcpu: v,
-            number: thread.turn,
-        };
-        self.agenda.after(after, event(turn));
-    }
-
-    fn is_current(&self, turn: Turn) -> bool {
-        self.threads[turn.vcpu].turn == turn.number
-    }
-
     fn finish(mut self, outcome: Outcome) -> SimResult {
         let now = self.agenda.now();
-        let off = |thread: &Thread| thread.off_since.map(|since| now - since);
-        self.measured.off += self.threads.iter().filter_map(off).sum::<Duration>();
-        for task in self.guest.tasks.iter().filter(|task| task.met_failure) {
+        let since = |since: Option<Duration>| since.map_or(Duration::ZERO, |since| now - since);
+        for clock in &self.clocks {
+            self.measured.off += since(clock.off_since);
+            self.counted += since(clock.counts_since);
+        }
+        let guest = &self.machine.guest;
+        for task in guest.tasks.iter().filter(|task| task.met_failure) {
             self.measured.retries.add(task.retries);
         }
-        self.measured.healthy_all = self.guest.healthy_visits();
+        self.measured.healthy_all = guest.healthy_visits();
         SimResult {
             run: RunResult {
                 outcome,
                 report: self.report,
                 stats: RunStats {
                     pages_done: self.done,
-                    tasks_finished: self.guest.finished(),
+                    tasks_finished: guest.finished(),
                     // Pages have no content here.
                     wrong_sums: 0,
                     unchecked_sums: 0,
                     healed: self.counts.reports - u64::from(outcome == Outcome::Reported),
-                    tokens_left: self.guest.tokens_left(),
-                    progress: self.guest.progress(now),
+                    tokens_left: guest.tokens_left(),
+                    progress: (self.counted.as_nanos() / COUNT.as_nanos()) as u64,
                     elapsed: now,
                     ..RunStats::default()
                 },
@@ -341,11 +472,19 @@ impl<P: Policy> Sim<P> {
     }
 }
 
-pub(crate) fn vcpu_id(v: usize) -> VcpuId {
-    VcpuId::new(v as u32)
-}
-
-/// The demand-paged region is the only one.
-pub(crate) fn page_id(index: PageIndex) -> PageId {
-    PageId::new(RegionId::new(0), index)
+impl Recording {
+    fn record<P: Policy>(&mut self, input: Input, machine: &Machine<P>) {
+        self.ledger.prune(machine);
+        self.skips = match input {
+            Input::Tick(v) => !machine.can_tick(v),
+            Input::Switch(..) => self.skips,
+            _ => false,
+        };
+        let step = self.ledger.name(input);
+        if let (Some(step), false) = (step, self.skips)
+            && self.steps.len() < self.limit
+        {
+            self.steps.push(step);
+        }
+    }
 }

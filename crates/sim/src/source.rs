@@ -1,6 +1,6 @@
-//! Where the simulated pages come from: the fault plan, and what was repaired since.
+//! Where the simulated pages come from: the fault plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use surefault_core::plan::{FailureMode, FaultPlan, PlannedResult, mix};
@@ -13,7 +13,6 @@ use crate::spec::SimSpec;
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     plan: FaultPlan,
-    repaired: BTreeSet<PageIndex>,
     /// Of 100 attempts so many fail.
     intermittent: BTreeMap<PageIndex, u8>,
     /// Attempts are counted here, for want of anybody else who remembers them.
@@ -26,7 +25,6 @@ impl Source {
     pub(crate) fn new(spec: &SimSpec) -> Source {
         Source {
             plan: spec.run.plan.clone(),
-            repaired: BTreeSet::new(),
             intermittent: spec.intermittent.clone(),
             counts: !spec.keeps_record,
             attempts: BTreeMap::new(),
@@ -52,7 +50,11 @@ impl Source {
     ///
     /// A range takes as long as its slowest page and fails with the first page that does, as one
     /// read of it would.
-    pub(crate) fn fetch(&mut self, range: &FetchRange) -> Option<(Duration, Result<(), Fault>)> {
+    pub(crate) fn fetch(
+        &mut self,
+        range: &FetchRange,
+        is_repaired: impl Fn(PageIndex) -> bool,
+    ) -> Option<(Duration, Result<(), Fault>)> {
         let mut latency = Duration::ZERO;
         let mut result = Ok(());
         let first = range.first.index().get();
@@ -66,7 +68,7 @@ impl Source {
             };
             let decision = self.plan.decide(page, attempt);
             latency = latency.max(decision.latency);
-            if self.repaired.contains(&page) {
+            if is_repaired(page) {
                 continue;
             }
             let fault = match decision.result {
@@ -89,20 +91,10 @@ impl Source {
         }
         Some((latency, result))
     }
-
-    /// Whether it was.
-    pub(crate) fn is_repaired(&self, page: PageIndex) -> bool {
-        self.repaired.contains(&page)
-    }
-
-    /// From now on this page is provided, though as late as planned.
-    pub(crate) fn repair(&mut self, page: PageIndex) {
-        self.repaired.insert(page);
-    }
 }
 
 /// The simulator has one text for each kind.
-fn cause(kind: CauseKind) -> Cause {
+pub(crate) fn cause(kind: CauseKind) -> Cause {
     Cause {
         kind,
         id: CauseId::default(),
@@ -168,19 +160,21 @@ mod tests {
         spec.intermittent = [(PageIndex::new(40), 50)].into();
         let mut source = Source::new(&spec);
         let latency = Duration::from_millis(2);
-        assert_eq!(source.fetch(&range(0, 4)), Some((latency, Ok(()))));
-        let failed = source.fetch(&range(4, 4)).expect("an answer").1;
+        let broken = |_| false;
+        assert_eq!(source.fetch(&range(0, 4), broken), Some((latency, Ok(()))));
+        let failed = source.fetch(&range(4, 4), broken).expect("an answer").1;
         assert_eq!(
             failed.map_err(|fault| fault.cause.kind),
             Err(CauseKind::Truncated)
         );
-        assert_eq!(source.fetch(&range(8, 4)), None);
-        source.repair(PageIndex::new(5));
-        source.repair(PageIndex::new(9));
-        assert_eq!(source.fetch(&range(4, 8)), Some((latency, Ok(()))));
-        let ends: Vec<bool> = (0..32)
-            .map(|_| source.fetch(&range(40, 1)).expect("an answer").1.is_ok())
-            .collect();
+        assert_eq!(source.fetch(&range(8, 4), broken), None);
+        let repaired = |page: PageIndex| [5, 9].contains(&page.get());
+        assert_eq!(
+            source.fetch(&range(4, 8), repaired),
+            Some((latency, Ok(())))
+        );
+        let mut attempt = || source.fetch(&range(40, 1), broken).expect("an answer").1;
+        let ends: Vec<bool> = (0..32).map(|_| attempt().is_ok()).collect();
         assert!(ends.contains(&true) && ends.contains(&false), "{ends:?}");
     }
 }

@@ -12,6 +12,8 @@ use surefault_core::workload::Workload;
 use surefault_core::{Gfn, PageIndex, SlotId};
 use thiserror::Error;
 
+use crate::machine::Setup;
+
 /// The frame of page 0, unless it is said otherwise.
 pub(crate) const FIRST_GFN: Gfn = Gfn::new(0x10_0000);
 
@@ -143,8 +145,40 @@ impl SimSpec {
     }
 
     /// Failed pages are poisoned, and Linux takes the faults: failures come as signals.
+    #[cfg(test)]
     pub(crate) fn is_watched(&self) -> bool {
         self.host == Host::Surefault && self.run.apf == ApfMode::Kernel
+    }
+
+    /// All of it that has nothing to do with time and chance.
+    pub fn setup(&self) -> Setup {
+        let usual = || Workload::partition(self.run.pages, self.run.tasks, self.run.seed);
+        let healthy = |mode| mode == FailureMode::Healthy;
+        Setup {
+            policy: self.effective_policy(),
+            host: self.host,
+            apf: self.run.apf,
+            workload: self.workload.clone().unwrap_or_else(usual),
+            faults: self.faults_config(),
+            residency: self.residency_config(),
+            failing: (0..self.run.pages.get() as u32)
+                .map(PageIndex::new)
+                .map(|page| (page, self.run.plan.mode_of(page)))
+                .filter(|&(_, mode)| !healthy(mode))
+                .collect(),
+            intermittent: self.intermittent.keys().copied().collect(),
+            guest_apf: self.guest_apf,
+            guest_reads_errors: self.guest_reads_errors,
+            kernel: self.kernel.clone(),
+            irqs_off: self.irqs_off.clone(),
+            migrate: self.migrate,
+            keeps_record: self.keeps_record,
+            on_report: self.on_report,
+            killed: self.killed.clone(),
+            acks_late: !self.ack_delay.is_zero(),
+            memslot: self.memslot,
+            first_gfn: self.first_gfn,
+        }
     }
 
     /// Whether some attempt at the page fails, unless it is repaired.

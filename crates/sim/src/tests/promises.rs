@@ -131,14 +131,14 @@ fn the_promises_catch_broken_machines() {
         })
     };
     for defect in in_faults {
-        let by = caught(&|sim| sim.faults = sim.faults.clone().with_defect(defect));
+        let by = caught(&|sim| sim.machine.faults = sim.machine.faults.clone().with_defect(defect));
         println!(
             "{defect:?}: {}",
             by.unwrap_or_else(|| panic!("{defect:?} got away"))
         );
     }
     for defect in in_residency {
-        let by = caught(&|sim| sim.pages = sim.pages.clone().with_defect(defect));
+        let by = caught(&|sim| sim.machine.pages = sim.machine.pages.clone().with_defect(defect));
         println!(
             "{defect:?}: {}",
             by.unwrap_or_else(|| panic!("{defect:?} got away"))

@@ -4,18 +4,12 @@ use surefault_core::policy::Policy;
 use surefault_core::residency::{Admission, Effect, InstallResult, Marked, PageOutcome, PageState};
 use surefault_core::{PageCount, PageId, PageIndex};
 
-use crate::guest::Task;
-use crate::sim::{Event, Place, Sim, page_id, vcpu_id};
+use super::{Happened, Machine, Output, Place, Task, page_id, vcpu_id};
 
-impl<P: Policy> Sim<P> {
-    pub(crate) fn pages_effect(&mut self, effect: Effect) {
+impl<P: Policy> Machine<P> {
+    pub(super) fn pages_effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Fetch(range) => {
-                if let Some((after, result)) = self.source.fetch(&range) {
-                    let back = Event::Fetched(range.generation, result);
-                    self.agenda.after(after, back);
-                }
-            }
+            Effect::Fetch(range) => self.out.push(Output::Fetch(range)),
             Effect::Install {
                 generation,
                 first,
@@ -37,7 +31,7 @@ impl<P: Policy> Sim<P> {
     }
 
     /// Somebody wants the page. Ends with `Settled`, possibly at once.
-    pub(crate) fn demand(&mut self, page: PageId) {
+    pub(super) fn demand(&mut self, page: PageId) {
         match self.pages.handle_demand(page) {
             Ok(Admission::Taken) => {}
             Ok(Admission::Full) => self.backlog.push_back(page),
@@ -52,26 +46,30 @@ impl<P: Policy> Sim<P> {
 
     /// Tells everybody who waits for the page.
     fn settled(&mut self, page: PageId, outcome: PageOutcome) {
-        match outcome {
-            PageOutcome::Failed(_) => {
-                let now = self.agenda.now();
-                self.failed.entry(page.index()).or_insert(now);
-                let meets = |task: &&mut Task| task.tried && task.wants() == Some(page.index());
-                for task in self.guest.tasks.iter_mut().filter(meets) {
-                    task.met_failure = true;
-                }
+        if let PageOutcome::Failed(_) = outcome {
+            let meets = |task: &&mut Task| task.tried && task.wants() == Some(page.index());
+            for task in self.guest.tasks.iter_mut().filter(meets) {
+                task.met_failure = true;
             }
-            PageOutcome::Present => drop(self.failed.remove(&page.index())),
-            PageOutcome::Cancelled => {}
         }
-        for (vcpu, item) in self.workers.remove(&page).unwrap_or_default() {
-            self.faults.handle_work_done(vcpu, item, outcome);
+        self.happened(Happened::Settled {
+            page: page.index(),
+            outcome,
+        });
+        let mut at = 0;
+        while at < self.workers.len() {
+            if self.workers[at].0 == page {
+                let (_, vcpu, item) = self.workers.remove(at);
+                self.faults.handle_work_done(vcpu, item, outcome);
+            } else {
+                at += 1;
+            }
         }
         for v in 0..self.threads.len() {
             if self.threads[v].place == Place::Asleep(page) {
                 self.threads[v].place = Place::Host;
                 if outcome == PageOutcome::Present {
-                    self.map(self.guest.root(v), page);
+                    self.mapped.insert(self.guest.root(v), page.index());
                 }
                 let outcome = self.as_linux_says(outcome);
                 self.faults.handle_settled(vcpu_id(v), page, outcome);
@@ -83,7 +81,7 @@ impl<P: Policy> Sim<P> {
     }
 
     /// Without a record a failure is forgotten as soon as the next attempt comes.
-    pub(crate) fn forget_failure(&mut self, page: PageId) {
+    pub(super) fn forget_failure(&mut self, page: PageId) {
         let healed = self.pages.handle_heal(page, 1);
         debug_assert!(healed.is_ok(), "the page exists");
         while let Some(effect) = self.pages.poll_effect() {
@@ -91,14 +89,34 @@ impl<P: Policy> Sim<P> {
         }
     }
 
+    /// Whether a repair would be news: the page fails, or has failed since.
+    pub(crate) fn can_repair(&self, page: PageIndex) -> bool {
+        let failed = matches!(self.state(page_id(page)), PageState::Failed(_));
+        self.setup.is_failing(page) && (failed || !self.is_repaired(page))
+    }
+
+    /// Whether there is anything to remove.
+    pub(crate) fn can_remove(&self, page: PageIndex) -> bool {
+        self.state(page_id(page)) != PageState::Removed
+    }
+
     /// The source provides the page again, and says so. Whoever is stopped for it goes on.
-    pub(crate) fn repair(&mut self, page: PageIndex) {
-        self.source.repair(page);
+    pub(super) fn repair(&mut self, page: PageIndex) {
+        self.repaired.insert(page.get() as usize);
         let id = page_id(page);
         // Whoever reported it knows the page, so the machine does.
         let healed = self.pages.handle_heal(id, 1);
         debug_assert!(healed.is_ok(), "the page exists");
         self.faults.handle_healed(id);
+        self.resume_stopped(page);
+    }
+
+    /// The page can be had now: whoever is stopped for it goes on.
+    fn resume_stopped(&mut self, page: PageIndex) {
+        let wants = |task: &&mut Task| task.wants() == Some(page);
+        for task in self.guest.tasks.iter_mut().filter(wants) {
+            task.again = 0;
+        }
         for v in 0..self.threads.len() {
             if self.threads[v].stopped_for == Some(page) {
                 self.threads[v].stopped_for = None;
@@ -108,12 +126,12 @@ impl<P: Policy> Sim<P> {
     }
 
     /// The guest gives the page away. It reads as zeros from now on.
-    pub(crate) fn remove(&mut self, page: PageIndex) {
+    pub(super) fn remove(&mut self, page: PageIndex) {
         let id = page_id(page);
-        self.mapped.retain(|&(_, mapped)| mapped != page);
+        self.mapped.remove(page);
         let removed = self.pages.handle_removed(id, 1);
         debug_assert!(removed.is_ok(), "the page exists");
         self.faults.handle_removed(id, PageCount::new(1));
-        self.failed.remove(&page);
+        self.resume_stopped(page);
     }
 }

@@ -1,0 +1,266 @@
+//! The simulated machine: both pure machines, a guest and its vCPU threads, without time and
+//! without a choice of its own.
+//!
+//! ```text
+//!   Input ──► Machine ──► Output: what is due next (a move, a fetch, a timer, an ack),
+//!               │                 and what came about
+//!               └──────► Pick: which task runs is somebody else's choice, too
+//! ```
+//!
+//! Two drivers decide what happens when:
+//!
+//! | driver | chooses the next step by |
+//! |---|---|
+//! | [`Sim`](crate::Sim) | simulated time, a fault plan and a seed |
+//! | [`World`](crate::world::World) | whoever asks it: a model checker, a trace |
+//!
+//! # The rules
+//! * A step is carried out to its end: all effects of both machines, until neither has any.
+//! * While a [`Pick`] is open, [`Input::Switch`] is the only step. Where no task can run no question is
+//!   asked: the vCPU counts.
+//! * A thread has at most one move before it ([`Output::Go`] replaces any other). A vCPU that is asleep,
+//!   stopped, halted, or only counts has none.
+//! * What is not possible now is taken for a step that changes nothing: inputs are checked by `World`,
+//!   not here.
+
+pub(crate) mod bits;
+mod guest;
+mod happened;
+mod mapped;
+mod pages;
+mod setup;
+mod threads;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use surefault_core::faults::{Faults, ItemId};
+use surefault_core::policy::Policy;
+use surefault_core::residency::Residency;
+use surefault_core::run::ApfMode;
+use surefault_core::{PageId, PageIndex, RegionId, VcpuId};
+
+pub(crate) use guest::{Guest, Running, Task, TaskState};
+pub use happened::{Ended, Happened, Input, Move, Output, Pick, Why};
+pub(crate) use mapped::Mapped;
+pub use setup::Setup;
+pub(crate) use threads::{Place, Thread};
+
+use bits::Bits;
+
+use crate::spec::SimError;
+
+/// A vCPU, counted from 0.
+pub type Vcpu = usize;
+
+/// The machine under the error policy `P`. See the [module](self) for the rules.
+#[derive(Clone, Debug)]
+pub struct Machine<P> {
+    pub(crate) setup: Arc<Setup>,
+    pub(crate) faults: Faults<P>,
+    pub(crate) pages: Residency,
+    pub(crate) guest: Guest,
+    pub(crate) threads: Vec<Thread>,
+    /// What is mapped for the guest.
+    pub(crate) mapped: Mapped,
+    /// Items whose work waits for their page, in the order in which they came.
+    pub(crate) workers: Vec<(PageId, VcpuId, ItemId)>,
+    /// Demands that found no room.
+    pub(crate) backlog: VecDeque<PageId>,
+    /// Pages that were repaired.
+    pub(crate) repaired: Bits,
+    /// Schedulers that were not answered yet.
+    picks: VecDeque<Pick>,
+    /// vCPUs that go on when they were.
+    runs: VecDeque<Vcpu>,
+    /// A report has ended the run.
+    stopped: bool,
+    out: Vec<Output>,
+}
+
+impl<P: Policy> Machine<P> {
+    /// A machine that is about to start.
+    ///
+    /// # Errors
+    /// When `setup` makes no sense.
+    pub fn new(setup: Arc<Setup>, policy: P) -> Result<Machine<P>, SimError> {
+        let pages = setup.workload.pages();
+        let mut machine = Machine {
+            faults: Faults::with(setup.faults, policy)?,
+            pages: Residency::new(setup.residency.clone(), &[pages])?,
+            guest: Guest::new(&setup),
+            threads: vec![Thread::new(); usize::from(setup.faults.vcpus)],
+            mapped: Mapped::new(setup.paging(), pages),
+            workers: Vec::new(),
+            backlog: VecDeque::new(),
+            repaired: Bits::new(pages.get() as usize),
+            picks: VecDeque::new(),
+            runs: VecDeque::new(),
+            stopped: false,
+            out: Vec::new(),
+            setup,
+        };
+        for v in 0..machine.threads.len() {
+            if machine.setup.guest_apf && machine.setup.apf != ApfMode::Off {
+                let settings = machine.setup.settings(true);
+                machine.faults.handle_guest_apf(vcpu_id(v), settings);
+            }
+            machine.out.push(Output::Idle(v, true));
+            machine.want_pick(v, Why::Free);
+            machine.go(v, Move::Enter);
+        }
+        machine.settle();
+        Ok(machine)
+    }
+
+    /// The machine of vCPUs, to look at.
+    pub fn faults(&self) -> &Faults<P> {
+        &self.faults
+    }
+
+    /// The machine of pages, to look at.
+    pub fn pages(&self) -> &Residency {
+        &self.pages
+    }
+
+    /// What it is made of.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The scheduler that must answer before anything else happens.
+    pub fn pick(&self) -> Option<Pick> {
+        self.picks.front().copied()
+    }
+
+    /// All of them, in the order in which they answer.
+    pub(crate) fn picks(&self) -> impl Iterator<Item = Pick> + '_ {
+        self.picks.iter().copied()
+    }
+
+    /// Every task has finished or is dead.
+    pub fn is_done(&self) -> bool {
+        self.guest.is_done()
+    }
+
+    /// A report has ended the run.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Whether the vCPU runs its guest.
+    pub fn is_in_guest(&self, v: Vcpu) -> bool {
+        self.threads[v].place == Place::Guest
+    }
+
+    /// Whether the source was repaired for the page.
+    pub fn is_repaired(&self, page: PageIndex) -> bool {
+        self.repaired.contains(page.get() as usize)
+    }
+
+    /// What followed from the steps since this was asked last. The list is to be
+    /// [put back](Self::put_back), empty, for the next ones.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Spares the next step the making of a list.
+    pub fn put_back(&mut self, mut outputs: Vec<Output>) {
+        outputs.clear();
+        if self.out.is_empty() {
+            self.out = outputs;
+        }
+    }
+
+    /// Takes a step.
+    pub fn apply(&mut self, input: Input) {
+        match input {
+            Input::Enter(v) => self.entry(v),
+            Input::Touch(v) => self.touch(v),
+            Input::Switch(v, task) => self.switch(v, task),
+            Input::Tick(v) => self.tick(v),
+            Input::Ack(v) => self.ack(v),
+            Input::Fetched(generation, result) => self.pages.handle_fetched(generation, result),
+            Input::PageTimer(timer) => self.pages.handle_timer(timer),
+            Input::FaultsTimer(timer) => drop(self.faults.handle_timer(timer)),
+            Input::Apf(v, on) => self.change_apf(v, on),
+            Input::Repair(page) => self.repair(page),
+            Input::Relapse(page) => self.repaired.remove(page.get() as usize),
+            Input::Remove(page) => self.remove(page),
+            Input::Kill(task) => self.kill(task),
+            Input::Migrate(task, v) => self.migrate(task, v),
+        }
+        self.settle();
+        if self.picks.is_empty() {
+            while let Some(v) = self.runs.pop_front() {
+                self.run_guest(v);
+            }
+        }
+    }
+
+    /// Carries out effects of both machines until neither has any, and passes their timers on.
+    fn settle(&mut self) {
+        loop {
+            if let Some(effect) = self.faults.poll_effect() {
+                self.faults_effect(effect);
+            } else if let Some(effect) = self.pages.poll_effect() {
+                self.pages_effect(effect);
+            } else {
+                break;
+            }
+        }
+        while let Some((timer, after)) = self.pages.poll_timer() {
+            self.out.push(Output::PageTimer(timer, after));
+        }
+        while let Some((timer, after)) = self.faults.poll_timer() {
+            self.out.push(Output::FaultsTimer(timer, after));
+        }
+    }
+
+    /// Asks the vCPU's scheduler, unless it is asked already or there is nobody to choose from.
+    fn want_pick(&mut self, v: Vcpu, why: Why) {
+        if self.picks.iter().any(|pick| pick.vcpu == v) {
+            return;
+        }
+        match self.guest.able(v) {
+            0 => self.set_running(v, Running::Counter),
+            _ => self.picks.push_back(Pick { vcpu: v, why }),
+        }
+    }
+
+    /// The answer to a pick: `task` runs on.
+    fn switch(&mut self, v: Vcpu, task: surefault_core::run::TaskId) {
+        let open = self.picks.front().is_some_and(|pick| pick.vcpu == v);
+        if open && self.guest.can_run(v, task) {
+            self.picks.pop_front();
+            self.set_running(v, Running::Task(usize::from(task.get())));
+        }
+    }
+
+    fn set_running(&mut self, v: Vcpu, running: Running) {
+        let before = self.guest.set_running(v, running);
+        let (was_idle, idle) = (before == Running::Counter, running == Running::Counter);
+        if was_idle != idle {
+            self.out.push(Output::Idle(v, idle));
+        }
+    }
+
+    /// The vCPU's next move, in place of any other.
+    fn go(&mut self, v: Vcpu, next: Move) {
+        self.threads[v].next = Some(next);
+        self.out.push(Output::Go(v, next));
+    }
+
+    fn happened(&mut self, what: Happened) {
+        self.out.push(Output::Happened(what));
+    }
+}
+
+pub(crate) fn vcpu_id(v: usize) -> VcpuId {
+    VcpuId::new(v as u32)
+}
+
+/// The demand-paged region is the only one.
+pub(crate) fn page_id(index: PageIndex) -> PageId {
+    PageId::new(RegionId::new(0), index)
+}

@@ -1,0 +1,71 @@
+//! The simulated guests' schedulers: which task runs next, by rule or by seed.
+
+use surefault_core::plan::mix;
+use surefault_core::policy::Policy;
+use surefault_core::run::TaskId;
+
+use crate::machine::{Machine, Pick, Vcpu, Why};
+use crate::spec::{Scheduling, SimSpec};
+
+/// The schedulers of all vCPUs.
+#[derive(Clone, Debug)]
+pub(crate) struct Scheduler {
+    scheduling: Scheduling,
+    seed: u64,
+    draws: u64,
+    /// The task of each vCPU that was woken last.
+    woken_last: Vec<Option<TaskId>>,
+}
+
+impl Scheduler {
+    pub(crate) fn new(spec: &SimSpec) -> Scheduler {
+        Scheduler {
+            scheduling: spec.scheduling,
+            seed: spec.run.seed,
+            draws: 0,
+            woken_last: vec![None; usize::from(spec.run.vcpus)],
+        }
+    }
+
+    /// A task was woken.
+    pub(crate) fn woken(&mut self, v: Vcpu, task: TaskId) {
+        self.woken_last[v] = Some(task);
+    }
+
+    /// Answers `pick`.
+    pub(crate) fn choose<P: Policy>(&mut self, pick: Pick, machine: &Machine<P>) -> TaskId {
+        let v = pick.vcpu;
+        let able = machine.guest.able(v);
+        let nth = |nth| {
+            let task = machine.guest.nth_able(v, nth);
+            task.expect("a scheduler is asked only where a task can run")
+        };
+        // Whoever runs is the last in turn.
+        let keeps = pick.why == Why::Woken
+            && match self.scheduling {
+                Scheduling::RoundRobin | Scheduling::Adversarial => true,
+                Scheduling::Random => self.draw(2) != 0,
+            };
+        if keeps {
+            return nth(able - 1);
+        }
+        match self.scheduling {
+            Scheduling::RoundRobin => nth(0),
+            Scheduling::Random => nth(self.draw(able as u64) as usize),
+            Scheduling::Adversarial => {
+                let last = self.woken_last[v];
+                let first = nth(0);
+                match Some(first) == last && able > 1 {
+                    true => nth(1),
+                    false => first,
+                }
+            }
+        }
+    }
+
+    /// A number below `below`, from the run's seed.
+    fn draw(&mut self, below: u64) -> u64 {
+        self.draws += 1;
+        mix(self.seed ^ mix(self.draws)) % below
+    }
+}

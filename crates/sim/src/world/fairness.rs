@@ -1,0 +1,219 @@
+//! Which cycles are loops. The rule stands here and nowhere else: replay, shrinker and model checker
+//! all ask it.
+//!
+//! Steps that lead from a world back to the same world are a loop only if the world could go on like
+//! that for ever. It could not if somebody who can act all the time never does: a source that has an
+//! answer gives it some day, a timer fires, a runnable task gets its turn. A cycle that leaves one of
+//! them out shows nothing about the machine, only about an unfair choice of steps.
+//!
+//! | who | must act if it can |
+//! |---|---|
+//! | the source (a fetch comes back), timers, the timer interrupt | *all through* the cycle (weak fairness) |
+//! | a vCPU's thread (its next move), the guest's ack, a pending interrupt | at *any* point of it (strong) |
+//! | a runnable task: it gets to run, and a task that runs gets to its next touch | at any point |
+//! | an intermittent page: both of its answers | at any point at which both are possible |
+//!
+//! A cycle that contains an incident is no loop either: nobody repairs, kills or removes for ever.
+
+use std::collections::BTreeSet;
+
+use surefault_core::policy::Policy;
+use surefault_core::run::TaskId;
+use surefault_core::{PageIndex, VcpuId};
+use thiserror::Error;
+
+use super::ledger::Planned;
+use super::step::{Answer, Step, TimerKind, of_faults_timer};
+use super::{Impossible, World};
+use crate::machine::{Move, TaskState, vcpu_id};
+
+/// Somebody who must not be left out for ever.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Claim {
+    /// A fetch that begins with this page comes back.
+    Fetch(PageIndex),
+    /// It comes back with this answer, of two that are possible.
+    Answer(PageIndex, Answer),
+    /// A timer of the machine of pages fires.
+    PageTimer(TimerKind, PageIndex),
+    /// This timer of the machine of vCPUs fires.
+    FaultsTimer(Step),
+    /// The timer interrupt comes.
+    Tick(VcpuId),
+    /// The thread makes its next move.
+    Move(VcpuId),
+    /// The guest acknowledges "ready".
+    Ack(VcpuId),
+    /// A pending interrupt is delivered.
+    Interrupt(VcpuId),
+    /// The task runs.
+    Run(TaskId),
+    /// The task that runs touches its page.
+    Touch(TaskId),
+}
+
+/// Why a cycle is no loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum NoLoop {
+    /// There is nothing in it.
+    #[error("the cycle is empty")]
+    Empty,
+    /// A step of it is not possible.
+    #[error("step {at} of the cycle: {step}")]
+    Impossible {
+        /// The step, counted from 1.
+        at: usize,
+        /// Which.
+        step: Impossible,
+    },
+    /// It leads elsewhere.
+    #[error("the cycle does not lead back to where it began")]
+    LeadsElsewhere,
+    /// It needs something from outside, again and again.
+    #[error("'{0}' does not happen again and again")]
+    Incident(Step),
+    /// It leaves somebody out who could act.
+    #[error("the cycle is unfair: {} is left out for ever", describe(.0))]
+    Unfair(Claim),
+}
+
+fn describe(claim: &Claim) -> String {
+    match claim {
+        Claim::Fetch(page) => format!("the fetch of page {page}"),
+        Claim::Answer(page, answer) => format!("the answer '{answer}' for page {page}"),
+        Claim::PageTimer(kind, page) => format!("the timer '{kind}' of page {page}"),
+        Claim::FaultsTimer(step) => format!("'{step}'"),
+        Claim::Tick(vcpu) => format!("the timer interrupt of vCPU {vcpu}"),
+        Claim::Move(vcpu) => format!("the next move of vCPU {vcpu}"),
+        Claim::Ack(vcpu) => format!("the ack of vCPU {vcpu}"),
+        Claim::Interrupt(vcpu) => format!("the pending interrupt of vCPU {vcpu}"),
+        Claim::Run(task) => format!("task {task}, which could run,"),
+        Claim::Touch(task) => format!("the next touch of task {task}"),
+    }
+}
+
+/// Whether `cycle` leads from `start` back to a world of the same view, and is fair.
+///
+/// # Errors
+/// Why it is no loop.
+pub fn check_cycle<P: Policy>(start: &World<P>, cycle: &[Step]) -> Result<(), NoLoop> {
+    if cycle.is_empty() {
+        return Err(NoLoop::Empty);
+    }
+    if let Some(&incident) = cycle.iter().find(|step| step.is_incident()) {
+        return Err(NoLoop::Incident(incident));
+    }
+    let mut world = start.clone();
+    let mut turn = Turn::default();
+    for (at, step) in (1..).zip(cycle) {
+        turn.see(&world);
+        turn.act(&world, step);
+        let impossible = |step| NoLoop::Impossible { at, step };
+        world.apply(step).map_err(impossible)?;
+    }
+    if world.view() != start.view() {
+        return Err(NoLoop::LeadsElsewhere);
+    }
+    turn.left_out()
+        .map_or(Ok(()), |claim| Err(NoLoop::Unfair(claim)))
+}
+
+/// One turn of a cycle: who could act, and who did.
+#[derive(Default)]
+struct Turn {
+    /// Could act at every point so far.
+    always: Option<BTreeSet<Claim>>,
+    /// Could act at some point.
+    sometimes: BTreeSet<Claim>,
+    acted: BTreeSet<Claim>,
+}
+
+impl Turn {
+    fn see<P: Policy>(&mut self, world: &World<P>) {
+        let weak = weak(world);
+        self.always = Some(match self.always.take() {
+            Some(always) => always.intersection(&weak).copied().collect(),
+            None => weak,
+        });
+        let machine = &world.machine;
+        for fetch in &world.ledger.fetches {
+            if fetch.planned == Planned::Either {
+                for answer in [Answer::Data, Answer::Temporary] {
+                    self.sometimes.insert(Claim::Answer(fetch.first, answer));
+                }
+            }
+        }
+        for (v, thread) in machine.threads.iter().enumerate() {
+            let vcpu = vcpu_id(v);
+            if thread.next.is_some() {
+                self.sometimes.insert(Claim::Move(vcpu));
+            }
+            if let (Some(Move::Touch), Some(task)) = (thread.next, machine.guest.current(v)) {
+                self.sometimes.insert(Claim::Touch(task.id));
+            }
+            if thread.acks_due > 0 {
+                self.sometimes.insert(Claim::Ack(vcpu));
+            }
+            match machine.guest.cpus[v].ready {
+                Some(_) => drop(self.sometimes.insert(Claim::Interrupt(vcpu))),
+                None => drop(self.acted.insert(Claim::Interrupt(vcpu))),
+            }
+        }
+        for task in &machine.guest.tasks {
+            if machine.guest.runs(task) {
+                self.acted.insert(Claim::Run(task.id));
+            } else if task.state == TaskState::Runnable {
+                self.sometimes.insert(Claim::Run(task.id));
+            }
+        }
+    }
+
+    fn act<P: Policy>(&mut self, world: &World<P>, step: &Step) {
+        let acted = &mut self.acted;
+        match *step {
+            Step::Enter(vcpu) => drop(acted.insert(Claim::Move(vcpu))),
+            Step::Touch(vcpu) => {
+                acted.insert(Claim::Move(vcpu));
+                acted.extend(world.running(vcpu).map(Claim::Touch));
+            }
+            Step::Switch(_, task) => drop(acted.insert(Claim::Run(task))),
+            Step::Tick(vcpu) => drop(acted.insert(Claim::Tick(vcpu))),
+            Step::Ack(vcpu) => drop(acted.insert(Claim::Ack(vcpu))),
+            Step::Fetched { page, answer, .. } => {
+                acted.insert(Claim::Fetch(page));
+                acted.insert(Claim::Answer(page, answer));
+            }
+            Step::PageTimer(kind, page) => drop(acted.insert(Claim::PageTimer(kind, page))),
+            Step::Unclaimed | Step::PolicyTimer(_) => {
+                acted.insert(Claim::FaultsTimer(*step));
+            }
+            Step::Apf(..)
+            | Step::Repair(_)
+            | Step::Relapse(_)
+            | Step::Remove(_)
+            | Step::Kill(_)
+            | Step::Migrate(..) => {}
+        }
+    }
+
+    fn left_out(&self) -> Option<Claim> {
+        let always = self.always.iter().flatten();
+        let mut claims = always.chain(&self.sometimes);
+        claims.find(|claim| !self.acted.contains(claim)).copied()
+    }
+}
+
+/// Who must act if it can all through a cycle. While a scheduler is asked they can, too: the question
+/// takes no time.
+fn weak<P: Policy>(world: &World<P>) -> BTreeSet<Claim> {
+    let fetches = world.ledger.fetches.iter();
+    let answered = fetches.filter(|fetch| fetch.planned != Planned::Silent);
+    let mut claims: BTreeSet<Claim> = answered.map(|fetch| Claim::Fetch(fetch.first)).collect();
+    let timers = world.ledger.timers.iter().copied().map(TimerKind::of);
+    claims.extend(timers.map(|(kind, page)| Claim::PageTimer(kind, page)));
+    let timers = world.ledger.faults_timers.iter();
+    claims.extend(timers.map(|&timer| Claim::FaultsTimer(of_faults_timer(timer))));
+    let ticking = (0..world.machine.threads.len()).filter(|&v| world.machine.can_tick(v));
+    claims.extend(ticking.map(|v| Claim::Tick(vcpu_id(v))));
+    claims
+}

@@ -1,0 +1,202 @@
+//! The canonical state of a world: what a checker compares and stores.
+
+use std::hash::{Hash, Hasher};
+
+use surefault_core::faults::{Faults, ItemId, WAKE_ALL};
+use surefault_core::policy::Policy;
+use surefault_core::residency;
+use surefault_core::{PageId, PageIndex, Token, VcpuId, faults};
+
+use super::ledger::Planned;
+use super::step::TimerKind;
+use super::{Budgets, World};
+use crate::machine::bits::Bits;
+use crate::machine::{Mapped, Pick, Running, TaskState, Thread};
+
+/// A world without what no step depends on: live tokens, items and generations are numbered by age,
+/// ticks and statistics dropped, sets sorted.
+///
+/// Worlds of one setup with equal views have equal [steps](World::steps), which lead to equal views.
+/// (A guest that waits for a token which the machine has forgotten waits for ever, as long as tokens
+/// do not come round: [`token_id_bits`](faults::FaultsConfig::token_id_bits).)
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct View<P> {
+    faults: Faults<P>,
+    pages: residency::View,
+    tasks: Vec<TaskView>,
+    cpus: Vec<CpuView>,
+    threads: Vec<Thread>,
+    mapped: Mapped,
+    workers: Vec<(PageId, VcpuId, Option<ItemId>)>,
+    backlog: Vec<PageId>,
+    repaired: Bits,
+    picks: Vec<Pick>,
+    stopped: bool,
+    fetches: Vec<(PageIndex, u32, Option<u64>, Planned)>,
+    timers: Vec<(TimerKind, PageIndex)>,
+    faults_timers: Vec<faults::Timer>,
+    attempts: Vec<(PageIndex, u8)>,
+    budgets: Budgets,
+}
+
+/// A task: where it is on its list, and what became of its access.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct TaskView {
+    at: usize,
+    state: TaskStateView,
+    cpu: usize,
+    tried: bool,
+    met_failure: bool,
+    doomed: bool,
+    /// Up to 2: promises are about one retry, or none.
+    again: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum TaskStateView {
+    Over,
+    Runnable,
+    /// For this token, if the machine still knows it.
+    Waiting(Option<Token>),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct CpuView {
+    running: Running,
+    ready: Option<(Token, bool)>,
+}
+
+impl<P: Policy> World<P> {
+    /// The canonical state.
+    pub fn view(&self) -> View<P> {
+        let machine = &self.machine;
+        let (faults, names) = machine.faults.canonical();
+        let token = |token| match token {
+            WAKE_ALL => Some(WAKE_ALL),
+            token => names.token(token),
+        };
+        let state = |state| match state {
+            TaskState::Runnable => TaskStateView::Runnable,
+            TaskState::Finished | TaskState::Killed => TaskStateView::Over,
+            TaskState::Waiting(waits_for) => TaskStateView::Waiting(token(waits_for)),
+        };
+        let mut workers: Vec<_> = machine
+            .workers
+            .iter()
+            .map(|&(page, vcpu, item)| (page, vcpu, names.item(vcpu, item)))
+            .collect();
+        workers.sort_unstable();
+        let mut timers: Vec<_> = self
+            .ledger
+            .timers
+            .iter()
+            .copied()
+            .map(TimerKind::of)
+            .collect();
+        timers.sort_unstable();
+        timers.dedup();
+        let mut faults_timers = self.ledger.faults_timers.clone();
+        faults_timers.sort_unstable_by_key(|timer| match timer {
+            faults::Timer::Unclaimed => None,
+            faults::Timer::Policy(timer) => Some(timer.0),
+        });
+        View {
+            faults,
+            pages: machine.pages.view(),
+            tasks: machine
+                .guest
+                .tasks
+                .iter()
+                .map(|task| TaskView {
+                    at: task.at,
+                    state: state(task.state),
+                    cpu: task.cpu,
+                    tried: task.tried,
+                    met_failure: task.met_failure,
+                    doomed: task.doomed && !task.is_over(),
+                    again: task.again.min(2),
+                })
+                .collect(),
+            cpus: machine
+                .guest
+                .cpus
+                .iter()
+                .map(|cpu| CpuView {
+                    running: cpu.running(),
+                    ready: cpu
+                        .ready
+                        .map(|(ready, error)| (token(ready).unwrap_or_default(), error)),
+                })
+                .collect(),
+            threads: machine
+                .threads
+                .iter()
+                .map(|thread| Thread {
+                    may_go_async: false,
+                    ..thread.clone()
+                })
+                .collect(),
+            mapped: machine.mapped.clone(),
+            workers,
+            backlog: machine.backlog.iter().copied().collect(),
+            repaired: machine.repaired.clone(),
+            picks: machine.picks().collect(),
+            stopped: machine.is_stopped(),
+            fetches: self
+                .ledger
+                .fetches
+                .iter()
+                .map(|fetch| {
+                    let rank = machine.pages.rank(fetch.generation);
+                    (fetch.first, fetch.count, rank, fetch.planned)
+                })
+                .collect(),
+            timers,
+            faults_timers,
+            attempts: self.ledger.attempts.iter().map(|(&a, &b)| (a, b)).collect(),
+            budgets: self.left,
+        }
+    }
+
+    /// A hash of the [view](Self::view), the same in every run of one build.
+    pub fn hash_view(&self) -> u128 {
+        let mut hasher = Hasher128::default();
+        self.view().hash(&mut hasher);
+        hasher.value()
+    }
+}
+
+/// Two multiplicative hashes side by side: no key, no randomness, 128 bits.
+#[derive(Default)]
+struct Hasher128 {
+    a: u64,
+    b: u64,
+}
+
+impl Hasher128 {
+    fn value(&self) -> u128 {
+        use surefault_core::plan::mix;
+        u128::from(mix(self.a)) << 64 | u128::from(mix(self.b ^ self.a.rotate_left(32)))
+    }
+}
+
+impl Hasher for Hasher128 {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word) ^ (chunk.len() as u64) << 56);
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.a = (self.a.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.b = (self.b.rotate_left(23) ^ word.rotate_left(17))
+            .wrapping_add(0xd6e8_feb8_6659_fd93)
+            .wrapping_mul(0xa076_1d64_78bd_642f);
+    }
+
+    fn finish(&self) -> u64 {
+        self.value() as u64
+    }
+}
