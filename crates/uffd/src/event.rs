@@ -1,7 +1,8 @@
 //! Reading what happened: batches of messages, decoded one by one, without allocating.
 #![expect(
     unsafe_code,
-    reason = "a fork event brings a descriptor by number, which must be owned"
+    reason = "a fork event brings a descriptor by number, which must be owned; the kernel writes \
+              into shared memory"
 )]
 
 use core::fmt;
@@ -13,7 +14,7 @@ use linux_raw_sys::general as raw;
 use rustix::io::Errno;
 
 use crate::abi::{self, MESSAGE_ARGUMENT, MESSAGE_LEN};
-use crate::{Address, ReadError, Userfaultfd};
+use crate::{Address, Journal, ReadError, Userfaultfd};
 
 /// Something that happened to the served process's memory.
 #[derive(Debug)]
@@ -165,20 +166,82 @@ impl Userfaultfd {
     /// When the system call fails for another reason than an empty queue.
     pub fn read<'b>(&self, buffer: &'b mut EventBuffer) -> Result<Read<'b>, ReadError> {
         let bytes = buffer.messages.as_flattened_mut();
-        let read = loop {
-            match rustix::io::read(self.as_fd(), &mut *bytes) {
-                Ok(read) => break read,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(Read::WouldBlock),
-                Err(errno) => return Err(ReadError::Failed(errno)),
-            }
-        };
-        if read == 0 || !read.is_multiple_of(MESSAGE_LEN) {
-            return Err(ReadError::Torn(read));
+        let messages = read_messages(|| rustix::io::read(self.as_fd(), &mut *bytes))?;
+        Ok(buffer.first(messages))
+    }
+
+    /// Reads like [`read`](Self::read), and has the kernel write what is read straight into
+    /// `journal`, so that it is recorded when this process is killed, at any point. To be followed by
+    /// [`Journal::clear`] when all events have been noted, and not to be repeated before.
+    ///
+    /// A descriptor that a fork brings is this process's own, and is not recorded.
+    ///
+    /// # Errors
+    /// When the system call fails for another reason than an empty queue.
+    ///
+    /// # Panics
+    /// When the journal is not clear: its events would be lost.
+    pub fn read_recorded<'b>(
+        &self,
+        journal: &mut Journal,
+        buffer: &'b mut EventBuffer,
+    ) -> Result<Read<'b>, ReadError> {
+        assert!(journal.is_clear(), "the last batch was noted");
+        let (memory, offset, room) = journal.landing();
+        let room = room.min(buffer.messages.as_flattened().len());
+        // SAFETY: `journal` is borrowed exclusively, and references to its slots are made only
+        // through it.
+        let read = || unsafe { memory.read_into(self.as_fd(), offset, room) };
+        let messages = read_messages(read)?;
+        for (copy, message) in buffer.messages[..messages]
+            .iter_mut()
+            .zip(journal.messages())
+        {
+            *copy = message;
         }
-        Ok(Read::Events(Events {
-            messages: buffer.messages[..read / MESSAGE_LEN].iter(),
-        }))
+        Ok(buffer.first(messages))
+    }
+}
+
+/// How many messages a read gave; 0 when none is queued.
+fn read_messages(mut read: impl FnMut() -> Result<usize, Errno>) -> Result<usize, ReadError> {
+    let bytes = loop {
+        match read() {
+            Ok(bytes) => break bytes,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(0),
+            Err(errno) => return Err(ReadError::Failed(errno)),
+        }
+    };
+    if bytes == 0 || !bytes.is_multiple_of(MESSAGE_LEN) {
+        return Err(ReadError::Torn(bytes));
+    }
+    Ok(bytes / MESSAGE_LEN)
+}
+
+impl EventBuffer {
+    /// The first `messages` messages, which a read has just put there.
+    fn first(&self, messages: usize) -> Read<'_> {
+        if messages == 0 {
+            return Read::WouldBlock;
+        }
+        Read::Events(Events {
+            messages: self.messages[..messages].iter(),
+        })
+    }
+}
+
+impl Journal {
+    /// What a reader that is gone has read and not noted, in the kernel's order. Not to be called
+    /// for what this process has read itself.
+    ///
+    /// A fork's descriptor went with its reader: such an event is [`Event::Unknown`].
+    pub fn replay(&self) -> impl Iterator<Item = Event> + '_ {
+        self.messages().map(|message| match message[0] {
+            code if u32::from(code) == raw::UFFD_EVENT_FORK => Event::Unknown { code },
+            // SAFETY: only fork messages own anything.
+            _ => unsafe { decode(&message) },
+        })
     }
 }
 
@@ -208,7 +271,8 @@ impl Drop for Events<'_> {
 /// Decodes a message (`struct uffd_msg`).
 ///
 /// # Safety
-/// The kernel wrote the message, and this is the only time it is decoded: it may own a descriptor.
+/// A fork message was written by the kernel for this process, and this is the only time that it is
+/// decoded: it owns a descriptor. Any other bytes will do.
 unsafe fn decode(message: &Message) -> Event {
     let word = |index: usize| {
         let at = MESSAGE_ARGUMENT + 8 * index;

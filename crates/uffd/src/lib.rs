@@ -21,6 +21,7 @@
 //! | [`Userfaultfd`] | creation, registration, installs, wake-ups, reads |
 //! | [`Outcome`] | what came of an install: the normal ways to be refused are values |
 //! | [`Event`] | what was read |
+//! | [`PageMap`], [`Journal`] | what a successor finds when the process that serves is killed |
 //!
 //! # What is unsafe, and why
 //!
@@ -35,13 +36,18 @@ mod error;
 mod event;
 mod features;
 mod handle;
+mod journal;
 mod ops;
+mod page_map;
 mod range;
+mod shared_memory;
 
 pub use create::{CreateError, KernelFaults, Options};
 pub use error::{FromFdError, OperationError, OperationName, ReadError};
 pub use event::{Event, EventBuffer, Events, FaultFlags, Pagefault, Read, Tid};
 pub use features::{Features, Ioctls};
 pub use handle::{RegisterMode, Userfaultfd};
+pub use journal::Journal;
 pub use ops::{Outcome, Protect, Wake};
+pub use page_map::{MapError, MapIndex, PageMap, RecordedState};
 pub use range::{Address, PageRange, RangeError, host_page_size};

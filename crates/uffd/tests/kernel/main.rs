@@ -5,6 +5,7 @@ mod events;
 mod gone;
 mod installs;
 mod poison;
+mod recorded;
 
 use std::process::ExitCode;
 
@@ -25,13 +26,27 @@ pub(crate) struct Case {
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
-    if arguments.nth(1).as_deref() == Some(gone::CHILD) {
-        gone::child();
-        return ExitCode::SUCCESS;
+    match arguments.nth(1).as_deref() {
+        Some(gone::CHILD) => {
+            gone::child();
+            return ExitCode::SUCCESS;
+        }
+        Some(recorded::CHILD) => {
+            recorded::child(arguments);
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
     }
     let arguments = Arguments::from_args();
     let missing = missing();
-    let trials = [installs::CASES, poison::CASES, events::CASES, gone::CASES]
+    let cases = [
+        installs::CASES,
+        poison::CASES,
+        events::CASES,
+        gone::CASES,
+        recorded::CASES,
+    ];
+    let trials = cases
         .concat()
         .into_iter()
         .map(|case| {
