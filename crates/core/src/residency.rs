@@ -43,6 +43,9 @@
 //! answer within [`ResidencyConfig::range_patience`] gives up its demanded pages to reads of their
 //! own, so that a stalled neighbour does not cost a healthy page its deadline.
 //!
+//! **Restart.** What is pending needs no record: a driver that was killed leaves what was settled, and
+//! the next one goes on from there ([`Residency::restored`]).
+//!
 //! **Prefetch.** A prefetched page has no deadline and never fails: if it cannot be had it is
 //! absent again. A demand turns it into an ordinary page, and starts its deadline.
 
@@ -57,6 +60,7 @@ mod fetches;
 mod invariants;
 mod queue;
 mod regions;
+mod restore;
 mod settle;
 mod settled;
 mod view;
@@ -95,6 +99,7 @@ pub use effect::{
 };
 pub use invariants::Violation;
 pub use regions::UnknownPage;
+pub use restore::{RecordedPage, RestoreError};
 pub use view::View;
 
 use entry::{EntryTable, Phase};

@@ -99,6 +99,10 @@ impl Shared {
             }
             m.residency.handle_zeroed(generation, page, result)
         });
+        // A removal is under way until its thread has taken the page away, which may be after it was
+        // read and after zeros were put in place. Whoever has faulted since then has joined what was
+        // answered just now, and was not woken by it.
+        self.wake(self.regions.range(page, 1));
     }
 
     fn zero_fill(&self, page: PageId) -> Result<Outcome, OperationError> {

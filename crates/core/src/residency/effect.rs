@@ -33,7 +33,8 @@ pub enum Effect {
         count: u32,
     },
     /// Put a page of zeros in place if nothing is there, and wake who waits for it. Answered by
-    /// `handle_zeroed`.
+    /// `handle_zeroed`, and then who waits is woken once more: the removal that this follows may
+    /// take the zeros away before they are answered for, and whoever faults then has joined them.
     Zero {
         /// Of this step.
         generation: Generation,
