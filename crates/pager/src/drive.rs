@@ -106,10 +106,7 @@ impl Shared {
         let page_len = self.regions.page_size(range.first).buffer_len();
         let len = range.count as usize * page_len;
         hands.data_from = range.first;
-        if hands.data.len() < len {
-            hands.data.resize(len, 0);
-        }
-        &mut hands.data[..len]
+        hands.data.room(len)
     }
 
     fn fetched(&self, hands: &mut Hands, range: FetchRange, result: Result<(), StoreError>) {

@@ -19,35 +19,50 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(shared: &Arc<Shared>) {
     let mut hands = Hands::default();
-    let mut spin = Spin::default();
+    let mut spin = Spin::new();
+    let mut events = 0;
+    let mut turn = Instant::now();
     while !shared.stopping.load(Ordering::Acquire) {
         let room = fire_timers(shared, &mut hands);
-        let happened = room && shared.read_events(&mut hands);
+        if events == 0 && room {
+            events = shared.read_events(&mut hands);
+        }
         shared.work_off(&mut hands);
         // Demands first, and then one chunk of what was planned, so that neither waits for long.
         let prefetched = shared.prefetch_more(&mut hands);
         shared.work_off(&mut hands);
-        if happened || prefetched {
+        // After a lone event there is rarely another at once.
+        let busy = events > 1 || prefetched;
+        events = 0;
+        if busy {
             continue;
         }
-        let begun = Instant::now();
-        if !room || !look(shared, &mut hands, begun, spin.budget()) {
+        if room {
+            events = look(shared, &mut hands, spin.budget());
+        }
+        if events == 0 {
             sleep(shared);
         }
-        spin.waited(begun.elapsed());
-        shared.work_off(&mut hands);
+        let now = Instant::now();
+        spin.turned(now - turn);
+        turn = now;
     }
 }
 
-/// Looks for events until there are some, or `budget` is over. Says which.
-fn look(shared: &Shared, hands: &mut Hands, begun: Instant, budget: Duration) -> bool {
+/// Looks for events until there are some, or `budget` is over. Says how many were read.
+fn look(shared: &Shared, hands: &mut Hands, budget: Duration) -> usize {
+    if budget.is_zero() {
+        return 0;
+    }
+    let begun = Instant::now();
     while begun.elapsed() < budget && !shared.stopping.load(Ordering::Acquire) {
-        if shared.read_events(hands) {
-            return true;
+        let events = shared.read_events(hands);
+        if events > 0 {
+            return events;
         }
         std::hint::spin_loop();
     }
-    false
+    0
 }
 
 /// Sleeps until there is an event, a nudge or a timer.
@@ -125,15 +140,16 @@ fn try_again(machine: &mut Machine, page: PageId) {
 }
 
 impl Shared {
-    /// Reads a batch of events and notes them, as one step. Says whether there were any.
-    pub(crate) fn read_events(&self, hands: &mut Hands) -> bool {
+    /// Reads a batch of events and notes them, as one step. Says how many there were.
+    pub(crate) fn read_events(&self, hands: &mut Hands) -> usize {
         let mut gate = self.gate_exclusively();
         self.take_events(&mut gate);
         let Gate {
             faulted, removed, ..
         } = &*gate;
-        if faulted.is_empty() && removed.is_empty() {
-            return false;
+        let events = faulted.len() + removed.len();
+        if events == 0 {
+            return 0;
         }
         self.stats.faults.add(faulted.len() as u64);
         let now = Instant::now();
@@ -151,7 +167,7 @@ impl Shared {
                 machine.demand(page);
             }
         });
-        true
+        events
     }
 
     /// Tells the machine of the next few pages to prefetch, unless many pages are pending already.

@@ -49,7 +49,7 @@ impl Shared {
             let offset = start + done as usize * page_len;
             match self.attempt(hands, generation, page, count - done, |wanted| {
                 let range = self.regions.range(page, wanted);
-                let source = &data[offset..offset + wanted as usize * page_len];
+                let source = data.part(offset, wanted as usize * page_len);
                 self.uffd.copy(range, source, Wake::Now)
             }) {
                 None => {

@@ -21,8 +21,8 @@
 //!   up to the limit of outstanding fetches, and what it brings in the end is dropped.
 //! * **A page that can be had without waiting** ([`Store::read_now`]) is served by the event loop
 //!   itself, without a thread hop.
-//! * **Looking before sleeping.** A short wait for the next fault is spent looking for it, as with
-//!   KVM's halt polling; while waits are long, the event loop sleeps.
+//! * **Looking or sleeping.** Between faults the event loop looks for the next one for a while, or
+//!   sleeps at once: whichever turns out to be faster.
 //! * **Prefetch** ([`Prefetch`]) follows the demands, a chunk at a time and after them: what it brings
 //!   has no deadline, and fails nobody.
 //! * A panic in a store fails that fetch and nothing else.
@@ -31,6 +31,7 @@
 
 mod attach;
 mod attendant;
+mod buffer;
 mod causes;
 mod config;
 mod drive;

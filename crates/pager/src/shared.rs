@@ -13,6 +13,7 @@ use surefault_store::Store;
 use surefault_uffd::{EventBuffer, PageRange, Userfaultfd};
 
 use crate::Attendant;
+use crate::buffer::Buffer;
 use crate::causes::Causes;
 use crate::latency::Waits;
 use crate::mark::Marking;
@@ -86,7 +87,7 @@ pub(crate) struct Hands {
     /// A read that this thread of the pool does itself when everything else is done.
     pub(crate) kept: Option<FetchRange>,
     /// What was fetched last, and behind it what is left of longer fetches,
-    pub(crate) data: Vec<u8>,
+    pub(crate) data: Buffer,
     /// from this page on.
     pub(crate) data_from: PageId,
 }
