@@ -11,6 +11,11 @@ macro_rules! counters {
         }
 
         impl PagerStats {
+            /// Counts all of another's.
+            pub fn add(&mut self, other: &PagerStats) {
+                $(self.$name += other.$name;)*
+            }
+
             /// The counters by name.
             pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($name), self.$name),)*].into_iter()

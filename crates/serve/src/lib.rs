@@ -1,10 +1,44 @@
 //! The page-fault daemon: serves the memory of microVMs that another process runs.
 //!
 //! A VMM (Firecracker and its relatives) connects to a Unix socket and hands over a userfaultfd and
-//! what lies where in its memory ([`handshake`]). From then on its page faults are served here.
+//! what lies where in its memory ([`handshake`]). From then on its page faults are served here, by a
+//! [`Pager`](surefault_pager::Pager) for each VM; which socket it connected to says from what.
 //!
 //! | file | what is in it |
 //! |---|---|
 //! | [`handshake`] | what a VMM says when it connects, both sides of it |
+//! | `peer` | who connected, and how to tell that they are gone |
+//! | `source` | what a VM is served from, opened at its first fault |
+//! | `keeper` | one VM's life, in a thread of its own |
+//! | `vm` | what is known of a VM, and who hears of its failed pages |
+//! | `listener`, `accept`, `daemon` | the sockets; who connects; all VMs together, drain and stop |
+//! | [`event`], [`control`] | what happened, and what the daemon can be told |
+//! | `metrics` | its numbers |
+//! | [`demo`] | a client that plays the VMM, for trying and testing |
+//!
+//! **Nothing is closed while a page is absent** and its process lives: the page would read as zeros.
+//! A VM whose handshake is refused after its userfaultfd came is killed first, and so are VMs that
+//! lack pages when the daemon must end at once.
 
+pub mod control;
+pub mod demo;
+pub mod event;
 pub mod handshake;
+
+mod accept;
+mod config;
+mod daemon;
+mod keeper;
+mod listener;
+mod metrics;
+mod peer;
+mod source;
+mod vm;
+mod wakeup;
+
+pub use config::ServeConfig;
+pub use daemon::{Daemon, Sources};
+pub use listener::ListenError;
+pub use peer::{Peer, PeerError};
+pub use source::{FileSource, Source};
+pub use vm::VmRecord;

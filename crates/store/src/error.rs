@@ -4,6 +4,8 @@ use rustix::io::Errno;
 use surefault_core::{CauseKind, PageIndex, Persistence};
 use thiserror::Error;
 
+use crate::OpenError;
+
 /// Why a read of a [`Store`](crate::Store) failed.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[non_exhaustive]
@@ -49,6 +51,9 @@ pub enum StoreError {
         /// Whether later attempts fare better.
         persistence: Persistence,
     },
+    /// The source could not be opened, which some stores try at their first read only.
+    #[error("the source is not available")]
+    Open(#[source] OpenError),
     /// The store is being closed.
     #[error("reading {source_name} was cancelled")]
     Cancelled {
@@ -64,6 +69,7 @@ impl StoreError {
             StoreError::Truncated { .. } => CauseKind::Truncated,
             StoreError::Read { errno, .. } => classify(*errno).0,
             StoreError::Injected { .. } => CauseKind::Injected,
+            StoreError::Open(error) => open_error(error).0,
             StoreError::Cancelled { .. } => CauseKind::Unavailable,
         }
     }
@@ -73,7 +79,21 @@ impl StoreError {
         match self {
             StoreError::Read { errno, .. } => classify(*errno).1,
             StoreError::Injected { persistence, .. } => *persistence,
+            StoreError::Open(error) => open_error(error).1,
             StoreError::Truncated { .. } | StoreError::Cancelled { .. } => Persistence::Permanent,
+        }
+    }
+}
+
+fn open_error(error: &OpenError) -> (CauseKind, Persistence) {
+    match error {
+        OpenError::Failed { errno, .. } => classify(*errno),
+        OpenError::Permission { .. } => (CauseKind::Permission, Persistence::Permanent),
+        OpenError::Missing { .. } | OpenError::NotAFile { .. } => {
+            (CauseKind::Unavailable, Persistence::Permanent)
+        }
+        OpenError::Empty { .. } | OpenError::PartialPage { .. } | OpenError::TooSmall { .. } => {
+            (CauseKind::Truncated, Persistence::Permanent)
         }
     }
 }

@@ -111,17 +111,8 @@ impl FileStore {
     /// # Errors
     /// [`OpenError`], one variant for each thing that can be wrong with it.
     pub fn open(path: &Path, page_size: PageSize, needed: u64) -> Result<FileStore, OpenError> {
-        let path = path.to_owned();
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(file) => file,
-            Err(errno) => return Err(OpenError::of_errno(path, errno)),
-        };
-        let size = match size_of(&file) {
-            Ok(Size::Bytes(size)) => size,
-            Ok(Size::None(kind)) => return Err(OpenError::NotAFile { path, kind }),
-            Err(errno) => return Err(OpenError::Failed { path, errno }),
-        };
+        let store = FileStore::open_as_it_is(path)?;
+        let (path, size) = (store.path.clone(), store.size);
         if size == 0 {
             return Err(OpenError::Empty { path });
         }
@@ -135,6 +126,26 @@ impl FileStore {
         if size < needed {
             return Err(OpenError::TooSmall { path, size, needed });
         }
+        Ok(store)
+    }
+
+    /// Opens the file at `path`, however long it is: what lies beyond its end fails when it is read.
+    /// Never waits for a writer either.
+    ///
+    /// # Errors
+    /// [`OpenError`], without those about its size.
+    pub fn open_as_it_is(path: &Path) -> Result<FileStore, OpenError> {
+        let path = path.to_owned();
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(errno) => return Err(OpenError::of_errno(path, errno)),
+        };
+        let size = match size_of(&file) {
+            Ok(Size::Bytes(size)) => size,
+            Ok(Size::None(kind)) => return Err(OpenError::NotAFile { path, kind }),
+            Err(errno) => return Err(OpenError::Failed { path, errno }),
+        };
         // It was for opening only; the server of a FUSE file would see it at every read.
         if let Err(errno) = rustix::fs::fcntl_setfl(&file, OFlags::empty()) {
             return Err(OpenError::Failed { path, errno });

@@ -1,0 +1,201 @@
+//! One VM's life, in a thread of its own: handshake, service, end.
+//!
+//! ```text
+//!  connected ──► identified ──► handshake ──► attached ──► served ──► ended: summary
+//!      │              │             │             │           │
+//!      └─ not allowed ┴─ refused ───┴─────────────┘           └─ process gone (pidfd), its memory
+//!                        (killed, if its memory came)            gone, hung up without a pidfd,
+//!                                                                or the daemon must end
+//! ```
+
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use surefault_pager::Pager;
+
+use crate::daemon::Shared;
+use crate::event::Event;
+use crate::handshake::{Handshake, Rejected, receive};
+use crate::peer::Peer;
+use crate::source::{Later, Source};
+use crate::vm::{Vm, VmAttendant, VmRecord};
+use crate::wakeup::Wakeup;
+
+/// A process is given this long from closing its connection to its end, before that is remarked on.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Serves whoever connected `stream` at `socket`, for life.
+pub(crate) fn keep(
+    shared: &Arc<Shared>,
+    socket: &Path,
+    source: Arc<dyn Source>,
+    stream: &UnixStream,
+) {
+    let peer = match Peer::of(stream) {
+        Ok(peer) => peer,
+        Err(error) => return refuse(shared, socket, None, &error, false),
+    };
+    if !shared.allows(peer.uid()) {
+        let reason = format!("user {} is not allowed", peer.uid());
+        return refuse(shared, socket, Some(&peer), &reason, false);
+    }
+    let handshake = match receive(stream, &shared.config.handshake) {
+        Ok(handshake) => handshake,
+        Err(Rejected { error, uffd }) => {
+            // Closed after the kill only: a VMM must not go on with zeros for its memory.
+            let killed = uffd.is_some() && peer.end().is_ok();
+            return refuse(shared, socket, Some(&peer), &chain(&error), killed);
+        }
+    };
+    let pid = peer.pid();
+    match attach(shared, socket, source, peer, handshake) {
+        Ok(vm) => {
+            watch(shared, &vm, stream);
+            shared.ended(&vm);
+        }
+        Err((reason, peer)) => {
+            let killed = peer.as_ref().is_some_and(|peer| peer.end().is_ok());
+            shared.refused(socket, Some(pid), &reason, killed);
+        }
+    }
+}
+
+fn refuse(
+    shared: &Shared,
+    socket: &Path,
+    peer: Option<&Peer>,
+    reason: &impl ToString,
+    killed: bool,
+) {
+    shared.refused(socket, peer.map(Peer::pid), &reason.to_string(), killed);
+}
+
+/// Begins to serve a VM. On failure its process has been killed before its userfaultfd is closed, or
+/// the peer is given back to be.
+fn attach(
+    shared: &Arc<Shared>,
+    socket: &Path,
+    source: Arc<dyn Source>,
+    peer: Peer,
+    handshake: Handshake,
+) -> Result<Arc<Vm>, (String, Option<Peer>)> {
+    let Handshake { uffd, regions } = handshake;
+    let id = shared.next_id();
+    let prepared = (|| {
+        let over = Arc::new(Wakeup::new()?);
+        let events = Arc::clone(&shared.events);
+        let rule = shared.config.pager.failed_page;
+        let attendant = VmAttendant::new(id, &peer, &regions, rule, events, Arc::clone(&over))?;
+        let duplicate = uffd.as_fd().try_clone_to_owned()?;
+        Ok::<_, std::io::Error>((over, Arc::new(attendant), duplicate))
+    })();
+    let (over, attendant, duplicate) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let _ = peer.end();
+            return Err((format!("no descriptors left: {error}"), Some(peer)));
+        }
+    };
+    let record = VmRecord {
+        id,
+        socket: socket.to_owned(),
+        store: source.describe(),
+        regions,
+        uffd: duplicate,
+        peer,
+        started: Instant::now(),
+    };
+    let store = Arc::new(Later::new(source));
+    let pager = Pager::attach(
+        uffd,
+        &record.regions,
+        store,
+        &shared.config.pager,
+        Arc::clone(&attendant) as _,
+    );
+    match pager {
+        Ok(pager) => {
+            let vm = Arc::new(Vm::new(record, attendant, pager, over));
+            shared.started(&vm);
+            Ok(vm)
+        }
+        Err(error) => {
+            // The record keeps the userfaultfd open until here.
+            let _ = record.peer.end();
+            Err((chain(&error), Some(record.peer)))
+        }
+    }
+}
+
+/// Waits for the VM's end.
+fn watch(shared: &Shared, vm: &Vm, stream: &UnixStream) {
+    let pidfd = vm.record.peer.pidfd();
+    // Until then a process whose connection is closed may be on its way out.
+    let mut grace: Option<Instant> = None;
+    let mut hung_up = false;
+    loop {
+        let mut fds = vec![PollFd::new(&vm.over, PollFlags::IN)];
+        if let Some(pidfd) = &pidfd {
+            fds.push(PollFd::new(pidfd, PollFlags::IN));
+        }
+        if !hung_up {
+            fds.push(PollFd::new(stream, PollFlags::RDHUP));
+        }
+        let timeout = grace.map(|until| timespec(until.saturating_duration_since(Instant::now())));
+        let polled = poll(&mut fds, timeout.as_ref());
+        let happened = |n: usize| fds.get(n).is_some_and(|fd| !fd.revents().is_empty());
+        if polled.is_err() {
+            // A signal: look again.
+            continue;
+        }
+        if happened(0) {
+            vm.over.clear();
+            if shared.must_end() && !vm.is_complete() {
+                // It would go on with zeros.
+                let _ = vm.record.peer.end();
+            }
+            return;
+        }
+        match &pidfd {
+            Some(_) if happened(1) => return,
+            Some(_) if happened(2) => {
+                hung_up = true;
+                grace = Some(Instant::now() + GRACE);
+            }
+            // Nothing else tells of its end.
+            None if happened(1) => return,
+            _ => {}
+        }
+        if grace.is_some_and(|until| Instant::now() >= until) {
+            grace = None;
+            let (id, pid) = (vm.record.id, vm.record.peer.pid());
+            shared.events.tell(&Event::HungUp { vm: id, pid });
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: duration.as_secs() as i64,
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+/// An error with its chain of causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // A transparent error says what its source says.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
