@@ -6,10 +6,12 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use surefault_core::{PageId, PageIndex, RegionId};
 use surefault_pager::{Latencies, PagerStats};
@@ -21,6 +23,9 @@ use crate::listener::{ListenError, Listener};
 use crate::source::Source;
 use crate::vm::Vm;
 use crate::wakeup::Wakeup;
+
+/// Who listens to events is given this long to take the last of them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// From what is said on the control socket to a source.
 pub type Sources = dyn Fn(&str) -> Result<Arc<dyn Source>, String> + Send + Sync;
@@ -187,8 +192,20 @@ impl Shared {
         }
         drop(lock(&self.control).take());
         self.events.close();
+        self.dismiss_control_clients();
+    }
+
+    /// Ends the conversations on the control socket; who listens to events may hear the last ones.
+    fn dismiss_control_clients(&self) {
         for stream in lock(&self.control_clients).values() {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+        let until = Instant::now() + LAST_WORDS;
+        while Instant::now() < until && !lock(&self.control_clients).is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for stream in lock(&self.control_clients).values() {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
