@@ -9,7 +9,7 @@ use surefault_uffd::{Userfaultfd, host_page_size};
 use crate::foreign::Rule;
 use crate::mark::Marking;
 use crate::pager::start_serving;
-use crate::{Attendant, FailedPage, Pager, PagerConfig, ServedRegion, StartError};
+use crate::{Attendant, FailedPage, Pager, PagerConfig, Records, ServedRegion, StartError};
 
 /// How often a page that is kept waiting is tried again, unless
 /// [`ResidencyConfig::failure_ttl`](surefault_core::residency::ResidencyConfig::failure_ttl) says
@@ -37,35 +37,63 @@ impl Pager {
         config: &PagerConfig,
         attendant: Arc<dyn Attendant>,
     ) -> Result<Pager, StartError> {
-        for region in regions {
-            let start = region.start;
-            region
-                .range()
-                .map_err(|source| StartError::Region { start, source })?;
-        }
-        let rule = Rule::new(config.failed_page).ok_or(match config.failed_page {
-            FailedPage::Poison => StartError::NoPoison,
-            failed_page => StartError::FailedPage(failed_page),
-        })?;
-        let mut limits = config.residency.clone();
-        // To forget a failure would be to fetch its page again at once: each is remembered. There
-        // are no more than pages that somebody has touched.
-        limits.max_failures = u32::MAX as usize;
-        if regions
-            .iter()
-            .any(|region| region.page_size.bytes() > host_page_size())
-        {
-            // A huge page is a long read by itself.
-            limits.max_range = 1;
-        }
-        if rule == Rule::Wait {
-            limits.failure_ttl = limits.failure_ttl.or(Some(TRY_AGAIN));
-        }
-        let config = PagerConfig {
-            residency: limits,
-            ..config.clone()
-        };
-        let marking = Marking::Foreign(rule);
-        start_serving(uffd, regions, store, marking, &config, attendant)
+        attach(uffd, regions, store, config, attendant, None)
     }
+
+    /// Begins to serve another process's memory like [`attach`](Self::attach), and keeps `records`
+    /// from which another process can go on when this one is killed, if it has duplicates of their
+    /// descriptor and of the userfaultfd. Goes on from them if they are not new.
+    ///
+    /// # Errors
+    /// As `attach`, and when the records make no sense.
+    pub fn attach_recorded(
+        uffd: Userfaultfd,
+        regions: &[ServedRegion],
+        store: Arc<dyn Store>,
+        config: &PagerConfig,
+        attendant: Arc<dyn Attendant>,
+        records: Records,
+    ) -> Result<Pager, StartError> {
+        attach(uffd, regions, store, config, attendant, Some(records))
+    }
+}
+
+fn attach(
+    uffd: Userfaultfd,
+    regions: &[ServedRegion],
+    store: Arc<dyn Store>,
+    config: &PagerConfig,
+    attendant: Arc<dyn Attendant>,
+    records: Option<Records>,
+) -> Result<Pager, StartError> {
+    for region in regions {
+        let start = region.start;
+        region
+            .range()
+            .map_err(|source| StartError::Region { start, source })?;
+    }
+    let rule = Rule::new(config.failed_page).ok_or(match config.failed_page {
+        FailedPage::Poison => StartError::NoPoison,
+        failed_page => StartError::FailedPage(failed_page),
+    })?;
+    let mut limits = config.residency.clone();
+    // To forget a failure would be to fetch its page again at once: each is remembered. There
+    // are no more than pages that somebody has touched.
+    limits.max_failures = u32::MAX as usize;
+    if regions
+        .iter()
+        .any(|region| region.page_size.bytes() > host_page_size())
+    {
+        // A huge page is a long read by itself.
+        limits.max_range = 1;
+    }
+    if rule == Rule::Wait {
+        limits.failure_ttl = limits.failure_ttl.or(Some(TRY_AGAIN));
+    }
+    let config = PagerConfig {
+        residency: limits,
+        ..config.clone()
+    };
+    let marking = Marking::Foreign(rule);
+    start_serving(uffd, regions, store, marking, &config, attendant, records)
 }

@@ -4,6 +4,8 @@ use std::io;
 
 use surefault_core::{Failure, Hva, PageId};
 
+use crate::Point;
+
 /// Hears of what the owner of a memory should know at once, and acts for the pager where the memory
 /// belongs to another process.
 ///
@@ -34,6 +36,11 @@ pub trait Attendant: Send + Sync {
     /// way of failed pages.
     fn stray_fault(&self, address: Hva) {
         let _ = address;
+    }
+
+    /// `point` was reached: for tests, which may end the process here. Called inside the gate.
+    fn reached(&self, point: Point) {
+        let _ = point;
     }
 
     /// The process that had the memory has none any more: nobody waits for a page.

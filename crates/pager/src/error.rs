@@ -1,8 +1,8 @@
 //! Why a pager did not start, or could not do as told.
 
-use surefault_core::residency::ConfigError;
+use surefault_core::residency::{ConfigError, RestoreError};
 use surefault_core::{Hva, PageId};
-use surefault_uffd::{CreateError, OperationError, RangeError};
+use surefault_uffd::{CreateError, MapError, OperationError, RangeError};
 use thiserror::Error;
 
 use crate::FailedPage;
@@ -54,6 +54,12 @@ pub enum StartError {
     /// A limit makes no sense.
     #[error("the pager's limits make no sense")]
     Config(#[from] ConfigError),
+    /// The records that a predecessor has left make no sense.
+    #[error("the records of the memory cannot be read")]
+    Records(#[source] MapError),
+    /// The records are of another memory.
+    #[error("the records do not fit the memory")]
+    Restore(#[source] RestoreError),
     /// No thread or event descriptor.
     #[error("{what} cannot be had")]
     Resource {

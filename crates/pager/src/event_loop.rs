@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use surefault_core::residency::{PageState, Timer};
 use surefault_core::{Hva, PageId};
-use surefault_uffd::{Event, Read};
+use surefault_uffd::{Event, Journal, Read};
 
+use crate::Point;
 use crate::foreign::Rule;
 use crate::mark::Marking;
 use crate::shared::{Gate, Hands, Machine, Shared};
@@ -22,6 +23,9 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     let mut spin = Spin::new();
     let mut events = 0;
     let mut turn = Instant::now();
+    // What there is to do from the beginning.
+    shared.tell(&mut hands, |_| ());
+    shared.work_off(&mut hands);
     while !shared.stopping.load(Ordering::Acquire) {
         let room = fire_timers(shared, &mut hands);
         if events == 0 && room {
@@ -193,6 +197,7 @@ impl Shared {
     fn take_events(&self, gate: &mut Gate) {
         let Gate {
             buffer,
+            journal,
             faulted,
             removed,
             ..
@@ -200,11 +205,17 @@ impl Shared {
         faulted.clear();
         removed.clear();
         loop {
-            match self.uffd.read(buffer) {
+            let read = match journal {
+                Some(journal) => self.uffd.read_recorded(journal, buffer),
+                None => self.uffd.read(buffer),
+            };
+            match read {
                 Ok(Read::WouldBlock) => return,
                 Ok(Read::Events(events)) => {
                     let is_all = events.len() < self.batch;
+                    let known = removed.len();
                     events.for_each(|event| self.take_event(event, faulted, removed));
+                    self.note(journal, &removed[known..]);
                     if is_all {
                         return;
                     }
@@ -216,6 +227,22 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Notes the removals of a batch where a successor finds them.
+    fn note(&self, journal: &mut Option<Journal>, removed: &[(PageId, u32)]) {
+        let (Some(journal), Some(recorder)) = (journal, &self.recorder) else {
+            return;
+        };
+        self.attendant.reached(Point::Read);
+        for (n, &(first, count)) in removed.iter().enumerate() {
+            recorder.remove(first, count);
+            if n == 0 {
+                self.attendant.reached(Point::Removing);
+            }
+        }
+        self.attendant.reached(Point::Noted);
+        journal.clear();
     }
 
     fn take_event(

@@ -11,10 +11,10 @@ use surefault_core::residency::{Generation, Marked};
 use surefault_core::{Hva, PageId};
 use surefault_uffd::{Address, Features, Outcome, PageRange, Wake, host_page_size};
 
-use crate::FailedPage;
 use crate::install::Progress;
 use crate::mark::Marking;
 use crate::shared::{Hands, Shared};
+use crate::{FailedPage, Point};
 
 /// What becomes of a failed page in another process's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +75,19 @@ impl Shared {
         // Noted first, so that nobody ever takes a poisoned page for a sound one.
         let is_poisoned = !self.machine().poisoned.insert(page);
         let range = self.regions.range(page, 1);
-        let poison = |_| self.uffd.poison(range, Wake::Now);
+        let poison = |_| {
+            if let Some(recorder) = &self.recorder {
+                recorder.fail(page);
+                self.attendant.reached(Point::Failing);
+            }
+            let outcome = self.uffd.poison(range, Wake::Now);
+            if let (Some(recorder), Ok(Outcome::AlreadyThere), false) =
+                (&self.recorder, &outcome, is_poisoned)
+            {
+                recorder.was_there(page);
+            }
+            outcome
+        };
         match self.attempt(hands, generation, page, 1, poison) {
             Some(Progress::Pages(_)) | None => Marked::Marked,
             // It was healed and has failed again: the poison is still there.

@@ -7,6 +7,7 @@ use surefault_core::residency::{Generation, InstallResult};
 use surefault_core::{Cause, CauseKind, PageId, PageIndex};
 use surefault_uffd::{OperationError, Outcome, Wake};
 
+use crate::Point;
 use crate::drive::error_text;
 use crate::shared::{Hands, Shared};
 
@@ -50,7 +51,10 @@ impl Shared {
             match self.attempt(hands, generation, page, count - done, |wanted| {
                 let range = self.regions.range(page, wanted);
                 let source = data.part(offset, wanted as usize * page_len);
-                self.uffd.copy(range, source, Wake::Now)
+                self.intend(page, wanted);
+                let outcome = self.uffd.copy(range, source, Wake::Now);
+                self.intended(page, wanted, &outcome);
+                outcome
             }) {
                 None => {
                     self.stats.dropped.add(1);
@@ -81,6 +85,23 @@ impl Shared {
             m.residency
                 .handle_installed(generation, first, count, result)
         });
+    }
+
+    /// Data is about to be put in place. Inside the gate only.
+    fn intend(&self, first: PageId, count: u32) {
+        if let Some(recorder) = &self.recorder {
+            recorder.intend(first, count);
+            self.attendant.reached(Point::Intended);
+        }
+    }
+
+    /// What came of it.
+    fn intended(&self, first: PageId, count: u32, outcome: &Result<Outcome, OperationError>) {
+        if let Some(recorder) = &self.recorder {
+            self.attendant.reached(Point::Installed);
+            let shift = self.regions.page_size(first).shift();
+            recorder.installed(first, count, shift, outcome);
+        }
     }
 
     /// Puts a page of zeros in place where nothing is.
@@ -169,6 +190,9 @@ impl Shared {
                     continue;
                 }
                 Ok(Outcome::NoRegion) => {
+                    if let Some(recorder) = &self.recorder {
+                        recorder.forget(page);
+                    }
                     self.tell(hands, |m| {
                         let known = m.residency.handle_cancelled(page, 1);
                         known.expect("a page of the memory");

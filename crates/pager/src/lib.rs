@@ -25,6 +25,8 @@
 //!   sleeps at once: whichever turns out to be faster.
 //! * **Prefetch** ([`Prefetch`]) follows the demands, a chunk at a time and after them: what it brings
 //!   has no deadline, and fails nobody.
+//! * **Death is survived**, where records are kept ([`Pager::attach_recorded`]): what was read, intended
+//!   and done is in memory that outlives the process, in an order that is right after any of these.
 //! * A panic in a store fails that fetch and nothing else.
 //!
 //! [`Store::read_now`]: surefault_store::Store::read_now
@@ -44,6 +46,7 @@ mod mark;
 mod pager;
 mod pool;
 mod prefetch;
+mod records;
 mod regions;
 mod shared;
 mod spin;
@@ -56,5 +59,6 @@ pub use error::{DiscardError, StartError};
 pub use latency::Latencies;
 pub use pager::{PageVerdict, Pager};
 pub use prefetch::{MAX_AROUND, ParsePrefetchError, Prefetch};
+pub use records::{Point, Records};
 pub use regions::ServedRegion;
 pub use stats::PagerStats;

@@ -1,6 +1,7 @@
 //! The pager as its owner sees it.
 #![expect(unsafe_code, reason = "starting a pager makes memory depend on it")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -14,12 +15,13 @@ use surefault_store::Store;
 use surefault_uffd::{Ioctls, Options, PageRange, RegisterMode, Userfaultfd};
 
 use crate::attendant::Nobody;
+use crate::foreign::Rule;
 use crate::mark::Marking;
 use crate::pool::Pool;
 use crate::regions::Regions;
 use crate::shared::{Hands, Shared};
 use crate::{
-    Attendant, DiscardError, FailedPage, Latencies, PagerConfig, PagerStats, ServedRegion,
+    Attendant, DiscardError, FailedPage, Latencies, PagerConfig, PagerStats, Records, ServedRegion,
     StartError, event_loop,
 };
 
@@ -89,7 +91,15 @@ impl Pager {
             let limits = &mut config.residency;
             limits.max_failures = limits.max_failures.min(MAX_PROTECTED);
         }
-        start_serving(uffd, regions, store, marking, &config, Arc::new(Nobody))
+        start_serving(
+            uffd,
+            regions,
+            store,
+            marking,
+            &config,
+            Arc::new(Nobody),
+            None,
+        )
     }
 
     /// The page that `hva` lies in; `None` when it is in none of the regions.
@@ -261,6 +271,7 @@ pub(crate) fn start_serving(
     marking: Marking,
     config: &PagerConfig,
     attendant: Arc<dyn Attendant>,
+    records: Option<Records>,
 ) -> Result<Pager, StartError> {
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let nudge = eventfd(0, flags).map_err(|errno| StartError::Resource {
@@ -268,10 +279,30 @@ pub(crate) fn start_serving(
         source: errno.into(),
     })?;
     let pages: Vec<PageCount> = regions.iter().map(|region| region.pages).collect();
-    let residency = Residency::new(config.residency.clone(), &pages)?;
+    let regions = Regions::new(regions);
+    let limits = config.residency.clone();
+    let (mut residency, mut keeping) = match records {
+        None => (Residency::new(limits, &pages)?, None),
+        Some(records) => {
+            let found = records.restore(limits, &regions)?;
+            (found.residency, Some(found.keeping))
+        }
+    };
+    let mut poisoned = BTreeSet::new();
+    if let Some(keeping) = &mut keeping {
+        if marking == Marking::Foreign(Rule::Poison) {
+            poisoned.extend(core::mem::take(&mut keeping.failed));
+        }
+        // Installing them again says whether they were installed. What does not fit is absent, and
+        // is found out about when somebody wants it.
+        for page in core::mem::take(&mut keeping.intended) {
+            let known = residency.handle_prefetch(page, 1);
+            known.expect("a page of the memory");
+        }
+    }
     let shared = Arc::new(Shared::new(
         uffd,
-        Regions::new(regions),
+        regions,
         store,
         marking,
         attendant,
@@ -280,7 +311,10 @@ pub(crate) fn start_serving(
         residency,
         config.batch,
         config.prefetch,
+        keeping,
+        poisoned,
     ));
+    shared.wake_all();
     let body = {
         let shared = Arc::clone(&shared);
         move || event_loop::run(&shared)

@@ -46,6 +46,22 @@ impl Regions {
             .map(|(n, region)| (RegionId::new(n as u16), region))
     }
 
+    /// All pages, region by region.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = PageId> + '_ {
+        self.iter().flat_map(|(id, region)| {
+            let count = u32::try_from(region.pages.get()).unwrap_or(u32::MAX);
+            (0..count).map(move |n| PageId::new(id, PageIndex::new(n)))
+        })
+    }
+
+    /// Whole regions, in memory.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = PageRange> + '_ {
+        self.iter().map(|(_, region)| {
+            let range = region.range();
+            range.expect("a region that was checked is whole pages")
+        })
+    }
+
     /// The page that `hva` lies in.
     pub(crate) fn page_of(&self, hva: Hva) -> Option<PageId> {
         self.iter().find_map(|(id, region)| {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use surefault_core::residency::{Admission, Effect, FetchRange, PageOutcome, PageState, Residency};
 use surefault_core::{Failure, PageId};
 use surefault_store::Store;
-use surefault_uffd::{EventBuffer, PageRange, Userfaultfd};
+use surefault_uffd::{EventBuffer, Journal, PageRange, Userfaultfd};
 
 use crate::Attendant;
 use crate::buffer::Buffer;
@@ -19,6 +19,7 @@ use crate::latency::Waits;
 use crate::mark::Marking;
 use crate::pool::Pool;
 use crate::prefetch::{Prefetch, Prefetcher};
+use crate::records::{Keeping, Recorder};
 use crate::regions::Regions;
 use crate::stats::Counters;
 use crate::timers::Timers;
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) nudge: OwnedFd,
     /// Events read at once.
     pub(crate) batch: usize,
+    /// Writes down what a successor needs, if there is to be one.
+    pub(crate) recorder: Option<Recorder>,
     machine: Mutex<Machine>,
     gate: RwLock<Gate>,
 }
@@ -70,6 +73,8 @@ pub(crate) struct Gate {
     /// touched any more, whatever a thread brings that was stuck in the store.
     pub(crate) closed: bool,
     pub(crate) buffer: EventBuffer,
+    /// Where events are read to, if there is to be a successor.
+    pub(crate) journal: Option<Journal>,
     pub(crate) faulted: Vec<PageId>,
     /// Pages that were given back: from where on, and how many.
     pub(crate) removed: Vec<(PageId, u32)>,
@@ -108,7 +113,13 @@ impl Shared {
         residency: Residency,
         batch: usize,
         prefetch: Prefetch,
+        keeping: Option<Keeping>,
+        poisoned: BTreeSet<PageId>,
     ) -> Shared {
+        let (recorder, journal) = match keeping {
+            Some(keeping) => (Some(keeping.recorder), Some(keeping.journal)),
+            None => (None, None),
+        };
         let buffer = EventBuffer::with_capacity(batch);
         Shared {
             uffd,
@@ -124,6 +135,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             nudge,
             batch: batch.max(1),
+            recorder,
             machine: Mutex::new(Machine {
                 residency,
                 timers: Timers::new(),
@@ -131,12 +143,13 @@ impl Shared {
                 loop_sleeps_until: None,
                 waits: Waits::default(),
                 announced: BTreeSet::new(),
-                poisoned: BTreeSet::new(),
+                poisoned,
                 prefetcher: Prefetcher::new(prefetch),
             }),
             gate: RwLock::new(Gate {
                 closed: false,
                 buffer,
+                journal,
                 faulted: Vec::with_capacity(batch),
                 removed: Vec::new(),
             }),
@@ -168,6 +181,14 @@ impl Shared {
             self.nudge();
         }
         answer
+    }
+
+    /// Makes everybody who waits fault again: for those whose events somebody else has read. They
+    /// have the event loop to themselves, not yet begun.
+    pub(crate) fn wake_all(&self) {
+        if self.recorder.is_some() {
+            self.regions.ranges().for_each(|range| self.wake(range));
+        }
     }
 
     /// Makes who waits for pages of `range` touch them again.

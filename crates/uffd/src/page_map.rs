@@ -18,7 +18,8 @@
 //!     ▲ ▲               │                  │
 //!     │ └── give_up ────┘                  │
 //!   forget (from any)          remove (from any) ─────► removed
-//!     └──────── failed ◄── fail ── absent, intent
+//!
+//!   absent, intent ── fail ──► failed ── settle ──► present
 //! ```
 //!
 //! The order that makes it true after a death at any point:
@@ -29,7 +30,7 @@
 //! * `remove` as soon as a removal was read, before its slot in the journal is cleared. Removed is
 //!   for good: no other method but `forget` leaves it, because a page that its owner gave up never
 //!   has its old contents again.
-//! * `fail` before a page is poisoned, `forget` after that was undone.
+//! * `fail` before a page is poisoned; it stays failed until contents have overwritten the poison.
 //!
 //! What another process wrote is never trusted with more than its meaning: the size is sealed, the
 //! layout is computed here and compared, and a byte that is no state is an error that names the
@@ -167,19 +168,19 @@ impl PageMap {
         RecordedState::decode(value).ok_or(MapError::Corrupt { page, value })
     }
 
-    /// Data is about to be installed in the `count` pages from `first` on. Passes removed and
-    /// present ones over.
+    /// Data is about to be installed in the `count` pages from `first` on. Absent ones are intended
+    /// from now on; a failed one stays failed until it is installed, because it may be poisoned.
     pub fn intend(&self, first: MapIndex, count: u64) {
-        self.change(first, count, |state| match state {
-            RecordedState::Absent | RecordedState::Failed { .. } => Some(RecordedState::Intent),
-            RecordedState::Intent | RecordedState::Present | RecordedState::Removed => None,
+        self.change(first, count, |state| {
+            (state == RecordedState::Absent).then_some(RecordedState::Intent)
         });
     }
 
-    /// What was intended is there, whoever put it there.
+    /// What was intended, or had failed, is there, whoever put it there.
     pub fn settle(&self, first: MapIndex, count: u64) {
-        self.change(first, count, |state| {
-            (state == RecordedState::Intent).then_some(RecordedState::Present)
+        self.change(first, count, |state| match state {
+            RecordedState::Intent | RecordedState::Failed { .. } => Some(RecordedState::Present),
+            RecordedState::Absent | RecordedState::Present | RecordedState::Removed => None,
         });
     }
 

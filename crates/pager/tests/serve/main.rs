@@ -8,6 +8,7 @@ mod failures;
 mod limits;
 mod prefetches;
 mod reads;
+mod restarted;
 mod served;
 mod stalls;
 mod stores;
@@ -42,6 +43,11 @@ macro_rules! cases {
 pub(crate) use cases;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(restarted::WORKER) {
+        restarted::worker(words);
+        return ExitCode::SUCCESS;
+    }
     let mut arguments = Arguments::from_args();
     // Threads and descriptors are counted, and two processors are soon busy.
     arguments.test_threads = Some(1);
@@ -55,6 +61,7 @@ fn main() -> ExitCode {
         limits::CASES,
         prefetches::CASES,
         attached::CASES,
+        restarted::CASES,
         ending::CASES,
     ]
     .concat()

@@ -161,7 +161,7 @@ pub(crate) fn check(mapping: &Mapping, page: usize, store_page: usize) {
 }
 
 /// Waits until `done`.
-pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let limit = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < limit, "never happens: {what}");
