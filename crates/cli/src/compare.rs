@@ -2,18 +2,18 @@
 
 mod args;
 mod json;
+mod plot;
 mod progress;
 mod table;
 
-use std::io::Write as _;
-
 use surefault_core::policy::PolicyKind;
-use surefault_sim::SimError;
-use surefault_sim::compare::{Row, compare as play};
+use surefault_sim::compare::{Row, Timeline, compare as play, timeline};
 use surefault_sim::workloads::{Size, SizeError, WorkloadFile, WorkloadKind, spec};
+use surefault_sim::{SimError, SimSpec};
 use thiserror::Error;
 
 pub(crate) use args::CompareArgs;
+use plot::{Sheet, Step, Target};
 use progress::Teller;
 
 use crate::args::Format;
@@ -21,6 +21,7 @@ use crate::exit::{Exit, Failure};
 use crate::output;
 
 /// What came of one workload.
+#[derive(Clone, Debug)]
 struct Played {
     name: String,
     help: &'static str,
@@ -83,15 +84,17 @@ impl Source {
         }
     }
 
+    fn fits(&self, size: Size) -> Result<(), SizeError> {
+        match self {
+            Source::Shipped(kind) => size.check(*kind),
+            Source::File(_, file) => file.check(size),
+        }
+    }
+
     /// Whether the sizes fit, before anything is played. Whoever gave the number is named: the
     /// option, or the line of the file.
     fn check(&self, args: &CompareArgs) -> Result<(), Failure> {
-        let size = self.size(args);
-        let checked = match self {
-            Source::Shipped(kind) => size.check(*kind),
-            Source::File(_, file) => file.check(size),
-        };
-        let Err(error) = checked else {
+        let Err(error) = self.fits(self.size(args)) else {
             return Ok(());
         };
         let given = |field: &&str| match *field {
@@ -122,41 +125,92 @@ impl Source {
         }
     }
 
-    fn play(
-        &self,
-        args: &CompareArgs,
-        policies: &[PolicyKind],
-        teller: &Teller,
-    ) -> Result<Played, Failure> {
-        let size = self.size(args);
-        let kind = self.kind();
-        let name = self.name().to_owned();
-        let spec = |policy, seed| {
-            Ok(match self {
-                Source::Shipped(kind) => spec(*kind, size, policy, seed)?,
-                Source::File(_, file) => file.spec(size, policy, seed)?,
-            })
-        };
-        let told = |done| teller.tell(&name, done);
-        let rows = play::<PlayError>(policies, args.seeds, spec, told).map_err(|error| {
-            let error = anyhow::Error::new(error).context(format!("workload {name}"));
-            Failure::new(Exit::Usage, error)
-        })?;
-        Ok(Played {
-            name,
-            help: kind.help(),
-            size,
-            rows,
+    /// The machine of one run.
+    fn spec(&self, size: Size, policy: PolicyKind, seed: u64) -> Result<SimSpec, PlayError> {
+        Ok(match self {
+            Source::Shipped(kind) => spec(*kind, size, policy, seed)?,
+            Source::File(_, file) => file.spec(size, policy, seed)?,
         })
     }
 }
 
-/// Plays, and prints the table.
+/// What is played: policies, seeds, and who hears how far it is.
+struct Session<'a> {
+    args: &'a CompareArgs,
+    policies: Vec<PolicyKind>,
+    teller: Teller,
+}
+
+impl Session<'_> {
+    /// The rows of the table, for a workload that is this large.
+    fn rows(&self, source: &Source, size: Size) -> Result<Vec<Row>, Failure> {
+        let what = format!("{}, {} failing pages", source.name(), size.failing);
+        play(
+            &self.policies,
+            self.args.seeds,
+            |policy, seed| source.spec(size, policy, seed),
+            |done| self.teller.tell(&what, done),
+        )
+        .map_err(|error| failed(source, error))
+    }
+
+    fn play(&self, source: &Source) -> Result<Played, Failure> {
+        let size = source.size(self.args);
+        let rows = self.rows(source, size)?;
+        self.teller.clear();
+        Ok(Played {
+            name: source.name().to_owned(),
+            help: source.kind().help(),
+            size,
+            rows,
+        })
+    }
+
+    /// The same with 1, 2, 4, … failing pages, as far as the workload can have that many.
+    fn sweep(&self, source: &Source, played: &Played) -> Result<Vec<Step>, Failure> {
+        let size = played.size;
+        let most = size.failing.max(size.tasks.into());
+        let doubled = (0..32).map(|times| 1 << times);
+        let mut counts: Vec<u32> = doubled.take_while(|&count| count < most).collect();
+        counts.extend([size.failing, most]);
+        counts.sort_unstable();
+        counts.dedup();
+        let mut steps = Vec::new();
+        for failing in counts {
+            let of = Size { failing, ..size };
+            if failing == 0 || source.fits(of).is_err() {
+                continue;
+            }
+            let rows = match failing == size.failing {
+                true => played.rows.clone(),
+                false => self.rows(source, of)?,
+            };
+            steps.push(Step { failing, rows });
+        }
+        self.teller.clear();
+        Ok(steps)
+    }
+
+    fn timeline(&self, source: &Source, size: Size) -> Result<Option<Timeline>, Failure> {
+        let what = format!("{}, around an error", source.name());
+        let timeline = timeline(
+            &self.policies,
+            self.args.seeds,
+            |policy, seed| source.spec(size, policy, seed),
+            |done| self.teller.tell(&what, done),
+        );
+        self.teller.clear();
+        timeline.map_err(|error| failed(source, error))
+    }
+}
+
+fn failed(source: &Source, error: PlayError) -> Failure {
+    let workload = format!("workload {}", source.name());
+    Failure::new(Exit::Usage, anyhow::Error::new(error).context(workload))
+}
+
+/// Plays, prints the table, and draws the figures.
 pub(crate) fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
-    let policies = match args.policy.is_empty() {
-        true => PolicyKind::ALL.to_vec(),
-        false => args.policy.clone(),
-    };
     let sources = match args.workload.is_empty() {
         true => WorkloadKind::ALL
             .iter()
@@ -171,21 +225,37 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
     for source in &sources {
         source.check(args)?;
     }
-    let teller = Teller::new();
+    let target = args.plot.as_deref().map(Target::open).transpose()?;
+    let session = Session {
+        args,
+        policies: match args.policy.is_empty() {
+            true => PolicyKind::ALL.to_vec(),
+            false => args.policy.clone(),
+        },
+        teller: Teller::new(),
+    };
+    if args.format == Format::Text {
+        output::print(table::LEGEND)?;
+    }
     let mut played = Vec::new();
     for source in &sources {
-        played.push(source.play(args, &policies, &teller)?);
-        teller.clear();
+        let of = session.play(source)?;
         if args.format == Format::Text {
-            let last = &played[played.len() - 1..];
-            output::print(&table::text(last, args.seeds, played.len() == 1))?;
-            // Somebody may be watching.
-            let _ = std::io::stdout().flush();
+            output::print(&format!("\n{}", table::text(&of, args.seeds)))?;
         }
+        played.push(of);
     }
-    match args.format {
-        Format::Text => {}
-        Format::Json => output::print_json(&json::Output::of(&played))?,
+    if args.format == Format::Json {
+        output::print_json(&json::Output::of(&played))?;
+    }
+    if let Some(target) = target {
+        let mut sheets = Vec::new();
+        for (source, played) in sources.iter().zip(&played) {
+            let steps = session.sweep(source, played)?;
+            let timeline = session.timeline(source, played.size)?;
+            sheets.push(Sheet::new(played, args.seeds, steps, timeline));
+        }
+        target.write(&sheets)?;
     }
     Ok(Exit::Ran)
 }

@@ -1,6 +1,7 @@
 //! The comparison: every policy on the same workload, seed for seed.
 
 mod parallel;
+mod timeline;
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::workloads::without_failures;
 
 pub use parallel::Done;
 use parallel::in_parallel;
+pub use timeline::{Timeline, TimelineLine, Whose, timeline};
 
 /// What one policy made of one workload, over all seeds.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -107,17 +107,25 @@ impl Histogram {
     }
 }
 
+impl FromIterator<u64> for Histogram {
+    fn from_iter<I: IntoIterator<Item = u64>>(values: I) -> Histogram {
+        let mut seen = Histogram::default();
+        for value in values {
+            seen.add(value);
+        }
+        seen
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn quantiles_are_values_that_were_seen() {
-        let mut seen = Histogram::default();
+        let seen = Histogram::default();
         assert_eq!((seen.quantile(500), seen.max()), (None, None));
-        for value in [1, 1, 1, 7] {
-            seen.add(value);
-        }
+        let seen: Histogram = [1, 1, 1, 7].into_iter().collect();
         assert_eq!(seen.quantile(500), Some(1));
         assert_eq!(seen.quantile(750), Some(1));
         assert_eq!(seen.quantile(990), Some(7));

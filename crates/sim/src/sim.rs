@@ -199,6 +199,11 @@ impl<P: Policy> Sim<P> {
         self.finish(outcome)
     }
 
+    /// Until when it runs; later than it has run already, it goes on as if it had never stopped.
+    pub(crate) fn limit_to(&mut self, timeout: Duration) {
+        self.spec.run.timeout = timeout;
+    }
+
     /// The same, and gives the machine as it is then.
     pub fn run_and_keep(mut self) -> (SimResult, Sim<P>) {
         let outcome = self.advance();

@@ -1,5 +1,7 @@
 //! What can be written after `surefault compare`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use surefault_core::policy::PolicyKind;
 
@@ -31,6 +33,11 @@ pub(crate) struct CompareArgs {
     /// A policy to play. May be given several times [default: all].
     #[arg(long, value_name = "POLICY", value_parser = policy_parser())]
     pub(crate) policy: Vec<PolicyKind>,
+
+    /// Also draw figures for each workload: how the retries are distributed the more tasks fail, and
+    /// progress over time around an error. The ending decides the form: .svg or .html.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
 
     /// The form of the result on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]

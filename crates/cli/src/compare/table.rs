@@ -22,7 +22,7 @@ const HEAD: [&str; 11] = [
 ];
 
 /// What the columns say.
-const LEGEND: &str = "\
+pub(super) const LEGEND: &str = "\
 The simulated machine. ended, looped: runs. retries: of an access that met a failure, until its end or
 until the run was given up after 200 (median / 99 % / most). report after: from the first failure of a
 page to its report (median / 99 %). wrong: reports with the wrong page, or another task's registers.
@@ -31,30 +31,23 @@ synchronous way. off: time with asynchronous faults off. progress: of tasks with
 against a run without failures. state: what the policy keeps. unclaimed errors stand below.
 ";
 
-/// One table a workload.
-pub(super) fn text(played: &[Played], seeds: u64, with_legend: bool) -> String {
-    let mut text = String::new();
-    if with_legend {
-        text.push_str(LEGEND);
-    }
-    for Played {
+/// The table of one workload.
+pub(super) fn text(played: &Played, seeds: u64) -> String {
+    let Played {
         name,
         help,
         size,
         rows,
-    } in played
-    {
-        let _ = writeln!(
-            text,
-            "\n{name}: {help}\n  {} tasks, {} failing pages, {} vCPUs, {seeds} seeds",
-            size.tasks, size.failing, size.vcpus
-        );
-        let mut lines: Vec<Vec<String>> = vec![HEAD.map(str::to_owned).to_vec()];
-        lines.extend(rows.iter().map(cells));
-        write_aligned(&mut text, &lines);
-        for row in rows.iter().filter(|row| row.unclaimed > 0) {
-            let _ = writeln!(text, "  {}: {} errors unclaimed", row.policy, row.unclaimed);
-        }
+    } = played;
+    let mut text = format!(
+        "{name}: {help}\n  {} tasks, {} failing pages, {} vCPUs, {seeds} seeds\n",
+        size.tasks, size.failing, size.vcpus
+    );
+    let mut lines: Vec<Vec<String>> = vec![HEAD.map(str::to_owned).to_vec()];
+    lines.extend(rows.iter().map(cells));
+    write_aligned(&mut text, &lines);
+    for row in rows.iter().filter(|row| row.unclaimed > 0) {
+        let _ = writeln!(text, "  {}: {} errors unclaimed", row.policy, row.unclaimed);
     }
     text
 }

@@ -12,6 +12,8 @@ crate::cases![
     a_table_has_a_line_for_each_policy(Nothing),
     workloads_and_sizes_that_are_wrong(Nothing),
     a_workload_file_that_is_wrong(Nothing),
+    figures_are_drawn_beside_the_table(Nothing),
+    figures_that_cannot_be_written_are_wrong_usage(Nothing),
 ];
 
 fn compare(arguments: &[&str]) -> Ran {
@@ -129,4 +131,58 @@ fn a_workload_file_that_is_wrong() {
         ran.refused(2, &["--workload", &format!("{path}, {place}"), what]);
     }
     compare(&["--workload=/"]).refused(2, &["--workload", "cannot read the workload /"]);
+}
+
+fn figures_are_drawn_beside_the_table() {
+    let directory = tempfile::tempdir().expect("room");
+    let path = |name: &str| format!("{}/{name}", directory.path().display());
+    let drawn = |name: &str| {
+        let policies = ["--policy=retry", "--policy=exact"];
+        let plot = format!("--plot={}", path(name));
+        let ran = compare(&[&["--workload=one", "--seeds=1", &plot], &policies[..]].concat());
+        let ran = ran.ended(0);
+        assert!(ran.stdout.contains("one: One task"), "{}", ran.stdout);
+        std::fs::read_to_string(path(name)).expect("it was drawn")
+    };
+    let svg = drawn("one.svg");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+    for text in [
+        ">retry</text>",
+        ">exact</text>",
+        "looped 1/1",
+        "prefers-color-scheme:dark",
+    ] {
+        assert!(svg.contains(text), "{text}");
+    }
+    assert_eq!(
+        svg,
+        drawn("again.svg"),
+        "the same seeds give the same figures"
+    );
+    let page = drawn("one.html");
+    assert!(page.starts_with("<!doctype html>") && page.contains("<svg "));
+}
+
+fn figures_that_cannot_be_written_are_wrong_usage() {
+    for (path, words) in [
+        (
+            "/nowhere/plot.svg",
+            ["--plot: cannot write /nowhere/plot.svg", "No such file"],
+        ),
+        (
+            "plot.png",
+            ["--plot: plot.png", "neither in .svg nor in .html"],
+        ),
+    ] {
+        // Nothing is played first, however large it is.
+        let ran = compare(&[
+            "--tasks=4096",
+            "--failing=4096",
+            "--workload=crowd",
+            "--plot",
+            path,
+        ]);
+        assert_eq!(ran.stdout, "");
+        ran.refused(2, &words);
+    }
 }
