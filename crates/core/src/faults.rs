@@ -21,7 +21,7 @@
 //!
 //! | state of a vCPU | left by (and by a reset, from everywhere) |
 //! |---|---|
-//! | [`Guest`](VcpuState::Guest) | `handle_fault`, `handle_observed` with a failure believed |
+//! | [`Guest`](VcpuState::Guest) | `handle_fault`, `handle_observed` with a failure believed; where a completion waits, `handle_entry`, `handle_service` |
 //! | [`Entering`](VcpuState::Entering) | `handle_entry`, `handle_observed` with a failure believed |
 //! | [`Announcing`](VcpuState::Announcing) | `handle_announced` |
 //! | [`Waiting`](VcpuState::Waiting) | `handle_settled`, `handle_interrupted` |
@@ -40,7 +40,8 @@
 //! * Hand in a fault with the page's state as it is then. Where failures expire (`failure_ttl`),
 //!   register the demand with residency first: an expired failure is then not taken for one.
 //! * A kick stays due until `handle_entry` was called, whatever the vCPU does in between.
-//! * Effects of a vCPU are carried out by its own thread, but for `Work`.
+//! * Effects of a vCPU are carried out by its own thread, but for `Work`, and for what follows
+//!   `handle_service`.
 //! * Deliver pending interrupts when entering the guest, before the faulting instruction runs again.
 //!
 //! A page that cannot be provided, on the asynchronous way, with a guest that is told nothing:
@@ -118,7 +119,7 @@ use std::collections::VecDeque;
 use crate::policy::{Policy, PolicyTimer};
 use crate::{PageId, VcpuId};
 
-pub use config::{ConfigError, FaultsConfig, Paging};
+pub use config::{ConfigError, DoubleFault, FaultsConfig, Paging};
 pub use defect::Defect;
 pub use effect::Effect;
 pub(crate) use gfn_set::hash_32;
@@ -327,6 +328,7 @@ impl<P: Policy> Faults<P> {
     fn report(&mut self, id: VcpuId, fault: Fault, failure: crate::Failure) {
         if let Some(vcpu) = self.vcpu_mut(id) {
             vcpu.state = VcpuState::Stopped(fault, failure);
+            vcpu.noted = None;
         }
         let vcpu = if self.has(Defect::WrongVcpuReported) {
             VcpuId::new((id.get() + 1) % u32::from(self.config.vcpus))

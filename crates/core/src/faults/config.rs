@@ -13,6 +13,15 @@ pub enum Paging {
     Shadow,
 }
 
+/// What becomes of a fault on a frame that its vCPU waits for already.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DoubleFault {
+    /// The vCPU is halted artificially, as in Linux.
+    Halt,
+    /// It is queued like any other, under a token of its own, and the vCPU goes on.
+    Queue,
+}
+
 /// Sizes and fixed properties of one VM. [`FaultsConfig::new`] gives Linux's own numbers; a model
 /// checker takes smaller ones, so that overflow and collision are within reach.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,6 +51,8 @@ pub struct FaultsConfig {
     pub lapic_in_kernel: bool,
     /// The guest's HLT does not exit (`KVM_CAP_X86_DISABLE_EXITS`), so no artificial halt.
     pub hlt_in_guest: bool,
+    /// What becomes of a second fault on an outstanding frame.
+    pub double_fault: DoubleFault,
     /// The guest may ask for an error word in the ready event (`MSR_KVM_ASYNC_PF_EN` bit 4 as
     /// proposed in 2020; only behind a CPUID leaf of one's own).
     pub error_word: bool,
@@ -63,6 +74,7 @@ impl FaultsConfig {
             unclaimed_after: Duration::from_secs(60),
             lapic_in_kernel: true,
             hlt_in_guest: false,
+            double_fault: DoubleFault::Halt,
             error_word: false,
         }
     }

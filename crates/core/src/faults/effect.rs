@@ -57,7 +57,8 @@ pub enum Effect {
         vcpu: VcpuId,
     },
     /// Bring the vCPU's thread to the point before the guest, waking it from its halt (KVM's
-    /// request and kick). Completed by [`handle_entry`](super::Faults::handle_entry).
+    /// request and kick). Completed by [`handle_entry`](super::Faults::handle_entry), or without
+    /// the thread by [`handle_service`](super::Faults::handle_service).
     Kick {
         /// The vCPU.
         vcpu: VcpuId,

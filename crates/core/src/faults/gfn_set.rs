@@ -5,7 +5,8 @@ use crate::Gfn;
 /// A set of gfns: open addressing by `hash_32`, linear probing, deletion that shifts back
 /// (`kvm_add_async_pf_gfn`, `kvm_find_async_pf_gfn`, `kvm_del_async_pf_gfn`).
 ///
-/// It holds each gfn once, and never more gfns than it has slots: the caller's cap sees to both.
+/// It never holds more gfns than it has slots, which the caller's cap sees to; in Linux each gfn once
+/// ([`DoubleFault`](super::DoubleFault) allows more).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct GfnSet {
     slots: Box<[u64]>,

@@ -60,6 +60,16 @@ pub struct Moment {
     pub guest_paging: bool,
     /// Not the guest's own access but a prefetch on its behalf.
     pub prefetch: bool,
+    /// The guest runs a guest of its own, and that one faulted: it knows nothing of the protocol.
+    pub nested: bool,
+    /// System management mode, whose handlers are the firmware's.
+    pub smm: bool,
+    /// The guest has not read the last "not present" yet (its flags are still set), or cannot be
+    /// written to at all: one more would be lost.
+    pub unread: bool,
+    /// KVM's emulator makes the access and is in the middle of the instruction: the guest cannot
+    /// be told in between.
+    pub emulated: bool,
 }
 
 impl Moment {
@@ -74,6 +84,10 @@ impl Moment {
             event_reinjection: false,
             guest_paging: true,
             prefetch: false,
+            nested: false,
+            smm: false,
+            unread: false,
+            emulated: false,
         }
     }
 

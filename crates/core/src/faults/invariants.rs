@@ -93,7 +93,8 @@ impl<P: Policy> Faults<P> {
         )?;
 
         ensure(
-            vcpu.noted.is_none() || vcpu.state == VcpuState::Guest,
+            vcpu.noted.is_none()
+                || matches!(vcpu.state, VcpuState::Guest | VcpuState::Servicing(..)),
             "a note dies when its vCPU leaves the guest",
         )?;
 

@@ -4,7 +4,7 @@
 //! that names a thread and a page. What decides about the fault (the registers) is only known once
 //! the thread has been brought out of the guest; by then it may have come out for another reason,
 //! another task may run, and the page may have come. So the event leaves a note, which the thread
-//! takes up at its exit, and which dies with the next entry: taken up later, it would be charged to
+//! takes up at its exit, and which dies with the next entry, or when the page settles: taken up later, it would be charged to
 //! a task that never touched the page.
 
 use crate::policy::Policy;
@@ -27,6 +27,18 @@ impl<P: Policy> Faults<P> {
             self.emit(Effect::Interrupt { vcpu: id });
         }
         self.taken()
+    }
+
+    /// The page has settled, so that the vCPU's thread is not blocked on it any more: it runs on,
+    /// and what it will be blocked on next is another fault.
+    pub fn handle_note_over(&mut self, id: VcpuId, page: PageId) -> Accepted {
+        match self.vcpu_mut(id) {
+            Some(vcpu) if vcpu.noted == Some(page) => {
+                vcpu.noted = None;
+                self.taken()
+            }
+            _ => Accepted::Stale,
+        }
     }
 
     /// The page that the vCPU's thread was blocked on when it last was in the guest. Every exit asks

@@ -59,6 +59,23 @@ impl<P: Policy> Faults<P> {
         self.taken()
     }
 
+    /// Completions are served while the vCPU runs the guest, by whichever thread: the answer to a
+    /// [`Kick`](Effect::Kick) where "ready" can be said without taking the vCPU out (an interrupt by
+    /// message, an area that may be written at any time). As [`handle_entry`](Self::handle_entry),
+    /// but that the note stays: the thread may be blocked in a fault. The driver answers a
+    /// `Prefault` before it tells the machine anything else of this vCPU.
+    pub fn handle_service(&mut self, id: VcpuId, root: Root) -> Accepted {
+        let Some(vcpu) = self.vcpu_mut(id) else {
+            return Accepted::Stale;
+        };
+        if vcpu.state != VcpuState::Guest {
+            return Accepted::Stale;
+        }
+        vcpu.kicked = false;
+        self.serve(id, root);
+        self.taken()
+    }
+
     /// The prefault of an item has ended (`kvm_arch_async_page_ready`).
     pub fn handle_prefaulted(&mut self, id: VcpuId, item: ItemId, how: Prefaulted) -> Accepted {
         let root = match self.vcpu_state(id) {

@@ -7,8 +7,8 @@ use crate::{PageId, VcpuId};
 use super::item::{Answer, Item, ItemState};
 use super::observe::Belief;
 use super::{
-    Accepted, Announced, Defect, Effect, Fault, Faults, GuestApf, ItemId, LinuxApf, Moment, Seen,
-    VcpuState,
+    Accepted, Announced, Defect, DoubleFault, Effect, Fault, Faults, GuestApf, ItemId, LinuxApf,
+    Moment, Seen, VcpuState,
 };
 
 impl<P: Policy> Faults<P> {
@@ -36,6 +36,7 @@ impl<P: Policy> Faults<P> {
         } else if self
             .vcpu(id)
             .is_some_and(|vcpu| vcpu.gfns.contains(fault.gfn))
+            && self.config.double_fault == DoubleFault::Halt
         {
             // Double fault: somebody on this vCPU waits for the page already.
             self.halt(id);
@@ -165,6 +166,7 @@ impl<P: Policy> Faults<P> {
         page_state: PageState,
     ) -> bool {
         if moment.prefetch
+            || moment.emulated
             || !self.config.lapic_in_kernel
             || moment.event_reinjection
             || moment.exception_pending
@@ -187,7 +189,9 @@ impl<P: Policy> Faults<P> {
         match self.guest_apf(id) {
             GuestApf::Off => false,
             GuestApf::On { send_always, .. } => {
-                (send_always || !moment.kernel_mode) && moment.guest_paging
+                (send_always || !moment.kernel_mode)
+                    && moment.guest_paging
+                    && !(moment.nested || moment.smm || moment.unread)
             }
         }
     }

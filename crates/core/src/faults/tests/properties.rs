@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::world::{Caught, STEPS, Step, World};
-use crate::faults::{Defect, FaultsConfig, Paging};
+use crate::faults::{Defect, DoubleFault, FaultsConfig, Paging};
 use crate::policy::{
     AnyPolicy, ErrorGfn, ErrorGfnTable, ErrorPending, Exact, ExitOnCompletion, GuestError, Policy,
     Retry,
@@ -17,15 +17,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// Small, so that caps, collisions, wraps and full tables are within reach.
 fn configs() -> impl Strategy<Value = FaultsConfig> {
     let sizes = prop_oneof![Just((1, 1, 2, 2)), Just((2, 2, 3, 2)), Just((3, 4, 8, 3))];
-    (1u16..3, any::<bool>(), sizes, 1u16..4).prop_map(|(vcpus, shadow, sizes, tables)| {
+    let flags = (any::<bool>(), any::<bool>());
+    (1u16..3, flags, sizes, 1u16..4).prop_map(|(vcpus, (shadow, queue), sizes, tables)| {
         let (queue_cap, gfn_slots, item_slots, token_id_bits) = sizes;
         let paging = if shadow {
             Paging::Shadow
         } else {
             Paging::TwoDimensional
         };
+        let double_fault = match queue {
+            true => DoubleFault::Queue,
+            false => DoubleFault::Halt,
+        };
         FaultsConfig {
             paging,
+            double_fault,
             queue_cap,
             gfn_slots,
             item_slots,

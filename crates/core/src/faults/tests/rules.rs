@@ -5,8 +5,8 @@ use core::time::Duration;
 use super::*;
 use crate::Token;
 use crate::faults::{
-    Accepted, Announced, Effect, Faults, FaultsConfig, GuestApf, ItemId, LinuxApf, Paging,
-    Prefaulted, Seen, Timer, VcpuState, WAKE_ALL,
+    Accepted, Announced, DoubleFault, Effect, Faults, FaultsConfig, GuestApf, ItemId, LinuxApf,
+    Paging, Prefaulted, Seen, Timer, VcpuState, WAKE_ALL,
 };
 use crate::policy::{ErrorGfn, Exact, ExitOnCompletion, GuestError, Policy, Retry};
 use crate::residency::{PageOutcome, PageState};
@@ -553,6 +553,91 @@ fn a_note_lasts_until_the_next_entry_or_its_fault() {
         Accepted::Stale,
         "not in the guest"
     );
+}
+
+#[test]
+fn a_note_is_over_when_its_page_settles() {
+    let mut faults = enabled::<Exact>(FaultsConfig::new(1));
+    faults.handle_noted(V0, page(3));
+    assert_eq!(effects(&mut faults), [Effect::Interrupt { vcpu: V0 }]);
+    assert_eq!(faults.handle_note_over(V0, page(4)), Accepted::Stale);
+    assert_eq!(faults.handle_note_over(V0, page(3)), Accepted::Taken);
+    assert_eq!(faults.noted(V0), None);
+    // What the thread is blocked on next is another fault, with a kick of its own.
+    faults.handle_noted(V0, page(4));
+    assert_eq!(effects(&mut faults), [Effect::Interrupt { vcpu: V0 }]);
+}
+
+#[test]
+fn each_refusal_leaves_the_fault_synchronous() {
+    let config = FaultsConfig {
+        hlt_in_guest: true,
+        ..FaultsConfig::new(1)
+    };
+    let user = moment(3, 1);
+    let refused: [fn(&mut Moment); 10] = [
+        |m| m.interrupts_allowed = false,
+        |m| m.kernel_mode = true,
+        |m| m.exception_pending = true,
+        |m| m.event_reinjection = true,
+        |m| m.nested = true,
+        |m| m.smm = true,
+        |m| m.guest_paging = false,
+        |m| m.unread = true,
+        |m| m.emulated = true,
+        |m| m.prefetch = true,
+    ];
+    let fault_at = |moment: &Moment| {
+        let mut faults = enabled::<Exact>(config);
+        faults.handle_fault(V0, fault(3), moment, PageState::Pending);
+        effects(&mut faults)[0]
+    };
+    assert!(matches!(fault_at(&user), Effect::NotPresent { .. }));
+    for (n, refuse) in refused.iter().enumerate() {
+        let mut moment = user;
+        refuse(&mut moment);
+        let wait = Effect::Wait {
+            vcpu: V0,
+            page: page(3),
+        };
+        assert_eq!(fault_at(&moment), wait, "refusal {n}");
+    }
+}
+
+#[test]
+fn a_second_fault_on_an_outstanding_frame_can_be_queued() {
+    let config = FaultsConfig {
+        double_fault: DoubleFault::Queue,
+        ..FaultsConfig::new(1)
+    };
+    let mut faults = enabled::<Exact>(config);
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        faults.handle_fault(V0, fault(3), &moment(3, 1), PageState::Pending);
+        let Some(Effect::NotPresent { item, token, .. }) = faults.poll_effect() else {
+            panic!("not told");
+        };
+        faults.handle_announced(V0, item, Announced::Injected);
+        effects(&mut faults);
+        enter(&mut faults, 0);
+        told.push((item, token));
+    }
+    assert_ne!(told[0].1, told[1].1);
+    assert_eq!(faults.queued(V0), 2);
+    for &(item, token) in &told {
+        faults.handle_work_done(V0, item, PageOutcome::Present);
+        // Without taking the vCPU out of the guest.
+        faults.handle_service(V0, Root::new(1));
+        faults.handle_prefaulted(V0, item, Prefaulted::Fixed);
+        let ready = Effect::Ready {
+            vcpu: V0,
+            token,
+            error: false,
+        };
+        assert!(effects(&mut faults).contains(&ready));
+        faults.handle_ack(V0);
+    }
+    assert_eq!(faults.queued(V0), 0);
 }
 
 /// One asynchronous fault that was announced, its work failed, up to the entry that serves it.

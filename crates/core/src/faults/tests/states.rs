@@ -37,11 +37,27 @@ fn table() -> Vec<(Machine, &'static [&'static str])> {
     let stopped = step(&waiting, &|m| {
         m.handle_settled(V0, page(1), PageOutcome::Failed(failure()))
     });
+    let servable = {
+        let served = step(&told, &|m| m.handle_entry(V0, Root::new(1)));
+        let acked = step(&served, &|m| m.handle_ack(V0));
+        let announcing = touch(&acked, PageState::Pending);
+        let announced = step(&announcing, &|m| {
+            m.handle_announced(V0, ItemId(0), Announced::Injected)
+        });
+        let back = step(&announced, &|m| m.handle_entry(V0, Root::new(1)));
+        step(&back, &|m| {
+            m.handle_work_done(V0, ItemId(0), PageOutcome::Present)
+        })
+    };
     let servicing = step(&woken, &|m| m.handle_entry(V0, Root::new(1)));
     vec![
         (fresh, &["entry", "observed", "reset"]),
         (touch(&told, PageState::Pending), &["announced", "reset"]),
         (guest, &["fault", "observed", "reset"]),
+        (
+            servable,
+            &["fault", "observed", "entry", "service", "reset"],
+        ),
         (waiting, &["settled", "interrupted", "reset"]),
         (halted, &["interrupt", "reset"]),
         (woken, &["entry", "interrupt", "reset"]),
@@ -53,7 +69,7 @@ fn table() -> Vec<(Machine, &'static [&'static str])> {
 #[test]
 fn each_state_is_left_by_the_inputs_that_the_table_names_and_no_other() {
     type Input = (&'static str, fn(&mut Machine) -> Accepted);
-    let inputs: [Input; 15] = [
+    let inputs: [Input; 16] = [
         ("fault", |m| {
             m.handle_fault(V0, fault(2), &moment(2, 1), PageState::Pending)
         }),
@@ -66,6 +82,7 @@ fn each_state_is_left_by_the_inputs_that_the_table_names_and_no_other() {
         ("interrupted", |m| m.handle_interrupted(V0)),
         ("interrupt", |m| m.handle_interrupt(V0)),
         ("entry", |m| m.handle_entry(V0, Root::new(1))),
+        ("service", |m| m.handle_service(V0, Root::new(1))),
         ("prefaulted", |m| {
             m.handle_prefaulted(V0, ItemId(0), Prefaulted::Fixed)
         }),

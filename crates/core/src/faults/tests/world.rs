@@ -34,7 +34,7 @@ mod step;
 /// One step of the arbitrary part: what, and two numbers to choose with.
 pub(super) type Step = (u8, u8, u8);
 
-pub(super) const STEPS: u8 = 22;
+pub(super) const STEPS: u8 = 24;
 
 /// Pages that tasks touch.
 const PAGES: u32 = 6;

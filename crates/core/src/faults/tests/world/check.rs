@@ -154,6 +154,7 @@ impl<P: Policy> World<P> {
                     "a healthy page reported"
                 );
                 self.vcpus[v].stopped = true;
+                self.vcpus[v].in_guest = false;
                 self.reports += 1;
             }
             Effect::Interrupt { vcpu } => {

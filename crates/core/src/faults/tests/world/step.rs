@@ -58,6 +58,8 @@ impl<P: Policy> World<P> {
                 }
             },
             21 => self.stale(v, b)?,
+            22 => self.serve_in_the_guest(v)?,
+            23 => self.note_over(v, b)?,
             _ => {}
         }
         Ok(())
@@ -229,6 +231,45 @@ impl<P: Policy> World<P> {
             told == usize::from(matches!(how, PageOutcome::Failed(_))),
             "a wait that ended as {how:?} made {told} reports"
         );
+        Ok(())
+    }
+
+    /// Another thread serves a vCPU that runs the guest.
+    pub(super) fn serve_in_the_guest(&mut self, v: usize) -> Result<(), Caught> {
+        let vcpu = &mut self.vcpus[v];
+        let in_guest = vcpu.in_guest;
+        let root = Root::new(vcpu.tasks[vcpu.current].root);
+        let id = VcpuId::new(v as u32);
+        let noted = self.m.noted(id);
+        let taken = self.m.handle_service(id, root);
+        ensure!(
+            (taken == Accepted::Taken) == in_guest,
+            "served outside the guest, or not in it"
+        );
+        if in_guest {
+            self.vcpus[v].kicked = false;
+            ensure!(self.m.noted(id) == noted, "the note did not stay");
+            self.absorb(taken)?;
+            // The prefaults are answered at once: no thread of the vCPU's comes in between.
+            while !self.vcpus[v].prefaulting.is_empty() {
+                self.answer_prefault(v, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A thread was blocked for a moment: its page came before anybody took it out.
+    pub(super) fn note_over(&mut self, v: usize, b: u8) -> Result<(), Caught> {
+        let id = VcpuId::new(v as u32);
+        if self.vcpus[v].in_guest {
+            let index = u32::from(b) % PAGES;
+            self.m.handle_noted(id, page(index));
+            self.absorb(Accepted::Taken)?;
+            let taken = self.m.handle_note_over(id, page(index));
+            ensure!(taken == Accepted::Taken, "a note could not be ended");
+            ensure!(self.m.noted(id).is_none(), "a note lives on");
+            self.absorb(taken)?;
+        }
         Ok(())
     }
 
