@@ -8,7 +8,7 @@ use surefault_uffd::{Userfaultfd, host_page_size};
 
 use crate::foreign::Rule;
 use crate::mark::Marking;
-use crate::pager::start_serving;
+use crate::pager::{Listeners, start_serving};
 use crate::{Attendant, FailedPage, Pager, PagerConfig, Records, ServedRegion, StartError};
 
 /// How often a page that is kept waiting is tried again, unless
@@ -95,5 +95,9 @@ fn attach(
         ..config.clone()
     };
     let marking = Marking::Foreign(rule);
-    start_serving(uffd, regions, store, marking, &config, attendant, records)
+    let listeners = Listeners {
+        attendant,
+        observer: None,
+    };
+    start_serving(uffd, regions, store, marking, &config, listeners, records)
 }

@@ -44,6 +44,9 @@ impl Shared {
     /// to sleep after the marking woke everybody: the kernel takes a marker for an absent page when
     /// it decides to sleep (`userfaultfd_must_wait`). Its fault is answered here.
     fn settled(&self, page: PageId, outcome: PageOutcome) {
+        if let Some(observer) = &self.observer {
+            observer.settled(page, outcome);
+        }
         match outcome {
             PageOutcome::Present => return self.attendant.page_recovered(page),
             PageOutcome::Failed(_) => {

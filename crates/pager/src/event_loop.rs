@@ -9,6 +9,7 @@ use surefault_core::residency::{PageState, Timer};
 use surefault_core::{Hva, PageId};
 use surefault_uffd::{Event, Journal, Read};
 
+use crate::Blocked;
 use crate::Point;
 use crate::foreign::Rule;
 use crate::mark::Marking;
@@ -35,17 +36,20 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         // Demands first, and then one chunk of what was planned, so that neither waits for long.
         let prefetched = shared.prefetch_more(&mut hands);
         shared.work_off(&mut hands);
+        let attend = (shared.observer.as_ref()).and_then(|observer| observer.attend());
         // After a lone event there is rarely another at once.
         let busy = events > 1 || prefetched;
         events = 0;
         if busy {
             continue;
         }
+        let left = attend.map(|due| due.saturating_duration_since(Instant::now()));
+        let budget = left.map_or(spin.budget(), |left| left.min(spin.budget()));
         if room {
-            events = look(shared, &mut hands, spin.budget());
+            events = look(shared, &mut hands, budget);
         }
         if events == 0 {
-            sleep(shared);
+            sleep(shared, attend);
         }
         let now = Instant::now();
         spin.turned(now - turn);
@@ -70,14 +74,14 @@ fn look(shared: &Shared, hands: &mut Hands, budget: Duration) -> usize {
 }
 
 /// Sleeps until there is an event, a nudge or a timer.
-fn sleep(shared: &Shared) {
+fn sleep(shared: &Shared, attend: Option<Instant>) {
     let (due, full) = {
         let mut machine = shared.machine();
         let due = machine.timers.next_due();
         machine.loop_sleeps_until = due;
         (due, !machine.backlog.is_empty())
     };
-    let timeout = due.map(|due| {
+    let timeout = due.into_iter().chain(attend).min().map(|due| {
         let left = due.saturating_duration_since(Instant::now());
         Timespec {
             tv_sec: left.as_secs() as i64,
@@ -171,6 +175,10 @@ impl Shared {
                 machine.demand(page);
             }
         });
+        if self.observer.is_some() && hands.may_wait {
+            // Not the event loop, which attends to who is blocked.
+            self.nudge();
+        }
         events
     }
 
@@ -252,10 +260,20 @@ impl Shared {
         removed: &mut Vec<(PageId, u32)>,
     ) {
         match event {
-            Event::Pagefault(fault) => match self.regions.page_of(Hva::new(fault.address.get())) {
-                Some(page) => faulted.push(page),
-                None => self.refuse_stray(fault.address),
-            },
+            Event::Pagefault(fault) => {
+                let address = Hva::new(fault.address.get());
+                let Some(page) = self.regions.page_of(address) else {
+                    return self.refuse_stray(fault.address);
+                };
+                if let Some(observer) = &self.observer {
+                    observer.blocked(Blocked {
+                        page,
+                        address,
+                        thread: fault.thread,
+                    });
+                }
+                faulted.push(page);
+            }
             // A mapping that is gone can raise no fault; what comes there next is not ours.
             Event::Remove { start, end } | Event::Unmap { start, end } => {
                 let (start, end) = (Hva::new(start.get()), Hva::new(end.get()));

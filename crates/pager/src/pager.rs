@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use surefault_core::residency::{PageState, Residency};
 use surefault_core::{Cause, Failure, Hva, PageCount, PageId};
 use surefault_store::Store;
-use surefault_uffd::{Ioctls, Options, PageRange, RegisterMode, Userfaultfd};
+use surefault_uffd::{Features, Ioctls, Options, PageRange, RegisterMode, Userfaultfd};
 
 use crate::attendant::Nobody;
 use crate::foreign::Rule;
@@ -21,8 +21,8 @@ use crate::pool::Pool;
 use crate::regions::Regions;
 use crate::shared::{Hands, Shared};
 use crate::{
-    Attendant, DiscardError, FailedPage, Latencies, PagerConfig, PagerStats, Records, ServedRegion,
-    StartError, event_loop,
+    Attendant, DiscardError, FailedPage, FaultObserver, Latencies, PagerConfig, PagerStats,
+    Records, ServedRegion, StartError, event_loop,
 };
 
 /// How long the end of a pager waits for threads that are inside the store.
@@ -68,8 +68,44 @@ impl Pager {
         store: Arc<dyn Store>,
         config: &PagerConfig,
     ) -> Result<Pager, StartError> {
+        // SAFETY: the caller's promise.
+        unsafe { Pager::launch(regions, store, config, None) }
+    }
+
+    /// As [`start`](Self::start), and tells `observer` what threads wait for.
+    ///
+    /// # Safety
+    /// As for [`start`](Self::start).
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start), and where the kernel does not name threads (before 4.14).
+    pub unsafe fn start_observed(
+        regions: &[ServedRegion],
+        store: Arc<dyn Store>,
+        config: &PagerConfig,
+        observer: Arc<dyn FaultObserver>,
+    ) -> Result<Pager, StartError> {
+        // SAFETY: the caller's promise.
+        unsafe { Pager::launch(regions, store, config, Some(observer)) }
+    }
+
+    /// # Safety
+    /// As for [`start`](Self::start).
+    unsafe fn launch(
+        regions: &[ServedRegion],
+        store: Arc<dyn Store>,
+        config: &PagerConfig,
+        observer: Option<Arc<dyn FaultObserver>>,
+    ) -> Result<Pager, StartError> {
         let ranges = check(regions, &*store)?;
-        let uffd = Userfaultfd::create(Options::default())?;
+        let uffd = Userfaultfd::create(match observer {
+            None => Options::default(),
+            Some(_) => Options {
+                required: Features::THREAD_ID,
+                wanted: Features::EXACT_ADDRESS,
+                ..Options::default()
+            },
+        })?;
         let mut poison = true;
         for &(start, range) in &ranges {
             // SAFETY: the caller has promised what registering needs.
@@ -97,7 +133,10 @@ impl Pager {
             store,
             marking,
             &config,
-            Arc::new(Nobody),
+            Listeners {
+                attendant: Arc::new(Nobody),
+                observer,
+            },
             None,
         )
     }
@@ -134,6 +173,11 @@ impl Pager {
             PageState::Absent | PageState::Pending => PageVerdict::Retry,
             PageState::Present | PageState::Removed => PageVerdict::Retry,
         }
+    }
+
+    /// Returns when every event that was read before has been told to the observer.
+    pub fn pass_events(&self) {
+        drop(self.shared.gate());
     }
 
     /// What is known of `page`.
@@ -263,6 +307,12 @@ impl Drop for Pager {
     }
 }
 
+/// Who is told what becomes of a memory.
+pub(crate) struct Listeners {
+    pub(crate) attendant: Arc<dyn Attendant>,
+    pub(crate) observer: Option<Arc<dyn FaultObserver>>,
+}
+
 /// Begins to serve what is registered with `uffd`.
 pub(crate) fn start_serving(
     uffd: Userfaultfd,
@@ -270,7 +320,7 @@ pub(crate) fn start_serving(
     store: Arc<dyn Store>,
     marking: Marking,
     config: &PagerConfig,
-    attendant: Arc<dyn Attendant>,
+    listeners: Listeners,
     records: Option<Records>,
 ) -> Result<Pager, StartError> {
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
@@ -305,7 +355,7 @@ pub(crate) fn start_serving(
         regions,
         store,
         marking,
-        attendant,
+        listeners.attendant,
         Pool::new(),
         nudge,
         residency,
@@ -313,6 +363,7 @@ pub(crate) fn start_serving(
         config.prefetch,
         keeping,
         poisoned,
+        listeners.observer,
     ));
     shared.wake_all();
     let body = {

@@ -12,7 +12,6 @@ use surefault_core::{Failure, PageId};
 use surefault_store::Store;
 use surefault_uffd::{EventBuffer, Journal, PageRange, Userfaultfd};
 
-use crate::Attendant;
 use crate::buffer::Buffer;
 use crate::causes::Causes;
 use crate::latency::Waits;
@@ -23,6 +22,7 @@ use crate::records::{Keeping, Recorder};
 use crate::regions::Regions;
 use crate::stats::Counters;
 use crate::timers::Timers;
+use crate::{Attendant, FaultObserver};
 
 /// Everything the threads of a pager share.
 pub(crate) struct Shared {
@@ -38,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) pool: Pool,
     pub(crate) causes: Causes,
     pub(crate) stats: Counters,
+    pub(crate) observer: Option<Arc<dyn FaultObserver>>,
     pub(crate) stopping: AtomicBool,
     /// An eventfd that gets the event loop out of its sleep.
     pub(crate) nudge: OwnedFd,
@@ -115,6 +116,7 @@ impl Shared {
         prefetch: Prefetch,
         keeping: Option<Keeping>,
         poisoned: BTreeSet<PageId>,
+        observer: Option<Arc<dyn FaultObserver>>,
     ) -> Shared {
         let (recorder, journal) = match keeping {
             Some(keeping) => (Some(keeping.recorder), Some(keeping.journal)),
@@ -132,6 +134,7 @@ impl Shared {
             pool,
             causes: Causes::default(),
             stats: Counters::default(),
+            observer,
             stopping: AtomicBool::new(false),
             nudge,
             batch: batch.max(1),
@@ -229,7 +232,7 @@ impl Shared {
                     // Installing has woken who waited.
                     PageOutcome::Present => {
                         waits.served(page);
-                        if announced.remove(&page) {
+                        if announced.remove(&page) || self.observer.is_some() {
                             hands.local.push_back(effect);
                         }
                     }
