@@ -106,7 +106,7 @@ pub(crate) enum Apf {
     Off,
     /// Linux (the simulated machine plays its rules and its policy, retry).
     Kernel,
-    /// Surefault, under --policy. So far on the simulated machine only.
+    /// Surefault, from user space, under --policy.
     User,
 }
 

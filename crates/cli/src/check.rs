@@ -48,7 +48,7 @@ fn policy(args: &RunArgs) -> Result<(), Failure> {
         )),
         Apf::Kernel => Err(Failure::usage(
             "--policy means nothing with --apf kernel: Linux runs the asynchronous faults, and has \
-             one policy, retry (to compare policies: --machine sim --apf user)",
+             one policy, retry (to try others: --apf user)",
         )),
         Apf::User => Ok(()),
     }
@@ -61,10 +61,10 @@ fn on_kvm(args: &RunArgs) -> Result<(), Failure> {
              for a guest whose interrupt controllers are in KVM (use --irqchip kernel, or --apf off)",
         ));
     }
-    match args.apf {
-        Apf::Off | Apf::Kernel => Ok(()),
-        Apf::User => not_yet("--apf user on KVM", "--machine sim for it"),
+    if (args.apf, args.irqchip) == (Apf::User, Irqchip::User) {
+        return not_yet("--apf user with --irqchip user", "--irqchip kernel");
     }
+    Ok(())
 }
 
 fn on_simulated(args: &RunArgs) -> Result<(), Failure> {

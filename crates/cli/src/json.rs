@@ -51,6 +51,7 @@ struct Cause<'a> {
 pub(crate) struct Stats<'a> {
     pages_done: u64,
     tasks_finished: u16,
+    tasks_killed: u16,
     wrong_sums: u64,
     unchecked_sums: u64,
     healed: u64,
@@ -59,6 +60,7 @@ pub(crate) struct Stats<'a> {
     returns: u64,
     elapsed_ns: u64,
     kvm: Option<&'a Counters>,
+    apf: Option<&'a Counters>,
     pager: Option<&'a Counters>,
     sim: Option<Simulated>,
 }
@@ -129,6 +131,7 @@ impl<'a> Stats<'a> {
         let RunStats {
             pages_done,
             tasks_finished,
+            tasks_killed,
             wrong_sums,
             unchecked_sums,
             healed,
@@ -136,12 +139,14 @@ impl<'a> Stats<'a> {
             progress,
             returns,
             ref kvm,
+            ref apf,
             ref pager,
             elapsed,
         } = ran.result.stats;
         Stats {
             pages_done,
             tasks_finished,
+            tasks_killed,
             wrong_sums,
             unchecked_sums,
             healed,
@@ -151,6 +156,7 @@ impl<'a> Stats<'a> {
             // 584 years.
             elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
             kvm: (!kvm.is_empty()).then_some(kvm),
+            apf: (!apf.is_empty()).then_some(apf),
             pager: (!pager.is_empty()).then_some(pager),
             sim: ran
                 .counts

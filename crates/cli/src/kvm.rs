@@ -23,9 +23,9 @@ pub(crate) fn run(
     let signals = signals::install().map_err(|error| Failure::new(Exit::Unexpected, error))?;
     let result = runner::run(spec, source, signals, observer).map_err(failure)?;
     Ok(Ran {
-        result,
         counts: None,
-        told: 0,
+        told: result.stats.tasks_killed.into(),
+        result,
     })
 }
 
@@ -42,7 +42,9 @@ fn failure(error: RunError) -> Failure {
             (Exit::Usage, Some(remedy.to_owned()))
         }
         RunError::Map(MapError::Unplayable { .. }) => (Exit::Usage, None),
-        RunError::TooManyPages { .. } | RunError::ApfMode { .. } => (Exit::Usage, None),
+        RunError::TooManyPages { .. } | RunError::NoPager | RunError::Faults(_) => {
+            (Exit::Usage, None)
+        }
         _ => (Exit::Unexpected, None),
     };
     let failure = Failure::new(exit, error);

@@ -103,6 +103,7 @@ fn spec(args: &RunArgs) -> Result<RunSpec, Failure> {
         apf: args.apf.into(),
         irqchip: args.irqchip.into(),
         on_error: args.on_error.into(),
+        policy: args.policy.unwrap_or_default(),
     })
 }
 

@@ -71,7 +71,12 @@ pub(crate) fn result(ran: &Ran, args: &RunArgs) -> String {
                 line(&mut text, "policy", what);
             }
         }
-        None => line(&mut text, "sums", sums(stats)),
+        None => {
+            line(&mut text, "sums", sums(stats));
+            for what in from_user_space(stats) {
+                line(&mut text, "apf", what);
+            }
+        }
     }
     if let Some(counted) = kvm(stats) {
         line(&mut text, "kvm", counted);
@@ -90,6 +95,27 @@ fn policy(counts: &Counts, told: u64) -> impl Iterator<Item = String> {
         format!("WRONG: {reports} with a task on the vCPU that did not touch the page")
     });
     told.into_iter().chain(wrong)
+}
+
+/// What became of faults whose guest was told of them from user space.
+fn from_user_space(stats: &RunStats) -> impl Iterator<Item = String> {
+    let of = |name| stats.apf.get(name).copied();
+    let faults = of("announced").map(|told| {
+        let waited = of("waits").unwrap_or(0);
+        let spared = of("spared").unwrap_or(0);
+        format!("{told} faults told to the guest, {waited} waited for, {spared} over at once")
+    });
+    let again = of("most_asked_again")
+        .filter(|&times| times > 0)
+        .map(|times| {
+            let times = count(times, "time");
+            format!("one page asked for again after \"ready\" {times}")
+        });
+    let killed = (stats.tasks_killed > 0).then(|| {
+        let tasks = count(stats.tasks_killed.into(), "task");
+        format!("{tasks} killed by the guest, which was told that there is no page")
+    });
+    [faults, again, killed].into_iter().flatten()
 }
 
 /// What KVM says of the faults, where it says anything.

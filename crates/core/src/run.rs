@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::FaultPlan;
+use crate::policy::PolicyKind;
 use crate::{FaultReport, PageCount, PageIndex};
 
 /// What to run: a guest of some tasks on some vCPUs whose pages come from a source that obeys a
@@ -41,6 +42,8 @@ pub struct RunSpec {
     pub irqchip: Irqchip,
     /// What happens when a page has failed.
     pub on_error: OnError,
+    /// What is done about the error of an asynchronous fault, with [`ApfMode::User`].
+    pub policy: PolicyKind,
 }
 
 /// Who provides the pages.
@@ -161,6 +164,8 @@ pub struct RunStats {
     pub pages_done: u64,
     /// Tasks that came to their end.
     pub tasks_finished: u16,
+    /// Tasks that the guest killed because it was told that there is no page for them.
+    pub tasks_killed: u16,
     /// Checksums, and words written, that differed from what follows from the source. Anything but
     /// 0 is a bug.
     pub wrong_sums: u64,
@@ -178,6 +183,8 @@ pub struct RunStats {
     pub returns: u64,
     /// What the kernel counted, by its own names (`pf_taken`, `exits`): over all vCPUs together.
     pub kvm: Counters,
+    /// What was counted of asynchronous faults from user space.
+    pub apf: Counters,
     /// What the pager counted, and at the end: pages `present`, and `pending`.
     pub pager: Counters,
     /// Wall time of the run (simulated time in the simulator).

@@ -54,7 +54,9 @@ pub struct ApfArea {
     pub flags: u32,
     /// The token of a page that is ready; the handler writes 0.
     pub token: u32,
-    pad: [u8; 56],
+    /// 1 when that page failed, for a guest that has asked to be told; the handler writes 0.
+    pub error: u32,
+    pad: [u8; 52],
 }
 
 /// The 64-bit task state segment (Intel SDM, 3A, 8.7). Only [`rsp0`](Self::rsp0) is used.
@@ -139,7 +141,7 @@ pub struct Task {
     pub frame: Frame,
     /// The task's number, or [`NO_TASK`] for the one that counts.
     pub id: u32,
-    /// 1 when a machine check has killed it.
+    /// 1 when it was killed: by a machine check, or because its page was said to be lost.
     pub killed: u32,
 }
 
@@ -187,6 +189,8 @@ pub struct Record {
 const _: () = {
     // KVM's.
     assert!(offset_of!(ApfArea, flags) == 0 && offset_of!(ApfArea, token) == 4);
+    // Proposed to KVM in 2020, and Surefault's own.
+    assert!(offset_of!(ApfArea, error) == 8);
     assert!(size_of::<ApfArea>() == 64);
     // The MSR takes the area's address and the enable bits as one sum.
     assert!(offset_of!(VcpuArea, apf) == 0);

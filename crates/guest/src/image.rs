@@ -22,6 +22,7 @@ global_asm!(
     // The vCPU's area.
     APF_FLAGS = const offset_of!(VcpuArea, apf) + offset_of!(ApfArea, flags),
     APF_TOKEN = const offset_of!(VcpuArea, apf) + offset_of!(ApfArea, token),
+    APF_ERROR = const offset_of!(VcpuArea, apf) + offset_of!(ApfArea, error),
     TSS_RSP0 = const offset_of!(VcpuArea, tss) + offset_of!(TaskState, rsp0),
     CURRENT = const offset_of!(VcpuArea, current),
     LIVE = const offset_of!(VcpuArea, live),

@@ -77,6 +77,8 @@ pub enum GuestApf {
     Off,
     /// It enables them, delivered as page faults, ready by interrupt.
     On,
+    /// The same, and it asks to be told of pages that failed: it kills the task.
+    WithErrors,
 }
 
 /// A guest that cannot be laid out.
@@ -111,6 +113,7 @@ pub struct Layout {
     entry: Gva,
     areas: Vec<Gpa>,
     records: Vec<Gpa>,
+    tasks: Vec<Gpa>,
     counters: Vec<Gpa>,
 }
 
@@ -184,6 +187,10 @@ impl Layout {
         page_tables.map(memory, user..end, true);
         page_tables.map(memory, DATA_BASE..data_end, true);
 
+        // Task n is the next one of vCPU n modulo their number.
+        let tasks = (0..spec.workload.tasks().len())
+            .map(|n| vcpus[n % vcpus.len()].workers[n / vcpus.len()])
+            .collect();
         let gpas = |addresses: Vec<u64>| addresses.into_iter().map(Gpa::new).collect();
         let layout = Layout {
             cr3: page_tables.root(),
@@ -192,6 +199,7 @@ impl Layout {
             entry: Gva::new(kernel + image.entry(Entry::Boot)),
             areas: gpas(vcpus.iter().map(|vcpu| vcpu.area).collect()),
             records: gpas(records),
+            tasks: gpas(tasks),
             counters: gpas(counters),
         };
         let memory = core::mem::replace(memory, Memory::starting_at(0));
@@ -220,6 +228,11 @@ impl Layout {
     /// Where the [`Record`] of `task` is.
     pub fn record(&self, task: TaskId) -> Option<Gpa> {
         self.records.get(usize::from(task.get())).copied()
+    }
+
+    /// Where ring 0's [`Task`] of `task` is.
+    pub fn task(&self, task: TaskId) -> Option<Gpa> {
+        self.tasks.get(usize::from(task.get())).copied()
     }
 
     /// Where the [`Record`]s of the counting tasks are, by vCPU.
@@ -348,7 +361,9 @@ impl Vcpu {
         let apf_enable = match spec.apf {
             GuestApf::Off => 0,
             // Enable, and "page ready" by interrupt.
-            GuestApf::On => 0b1001,
+            GuestApf::On => 0b0_1001,
+            // And the error word.
+            GuestApf::WithErrors => 0b1_1001,
         };
         memory.put_u32(area, offset_of!(VcpuArea, apf_enable), apf_enable);
         let apic = u32::from(spec.apic == Apic::X2apic);

@@ -6,7 +6,7 @@ use core::mem::{offset_of, size_of};
 use surefault_core::Gpa;
 use surefault_core::run::TaskId;
 
-use crate::abi::{NO_TASK, Record, Trap, VcpuArea, Waiter};
+use crate::abi::{NO_TASK, Record, Task, Trap, VcpuArea, Waiter};
 
 /// How far a task is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +87,14 @@ impl VcpuView {
             },
         }
     }
+}
+
+/// Bytes of what ring 0 keeps about a task.
+pub const TASK_LEN: usize = size_of::<Task>();
+
+/// Whether the task was killed of which ring 0 keeps `bytes`.
+pub fn is_killed(bytes: &[u8; TASK_LEN]) -> bool {
+    get_u32(bytes, offset_of!(Task, killed)) != 0
 }
 
 /// The tokens in a vCPU's map of waiters, whose bytes are `map`: of tasks that wait for a page, and

@@ -95,7 +95,7 @@ fn main() {
 fn paged(source: &Arc<InMemory>) -> f64 {
     let data = Arc::new(Mapping::on_demand(LEN as usize).expect("memory"));
     let config = PagerConfig::default();
-    let paged = Paged::start(data.clone(), PageSize::KIB_4, source.clone(), &config);
+    let paged = Paged::start(data.clone(), PageSize::KIB_4, source.clone(), &config, None);
     let pages: Arc<dyn PageSource> = Arc::new(paged.expect("a pager"));
     guest(data, &pages, source)
 }
@@ -152,6 +152,7 @@ fn guest(data: Arc<Mapping>, pages: &Arc<dyn PageSource>, source: &InMemory) -> 
         yield_every: NonZeroU32::MAX,
         faults: Faults::Synchronous,
         irqchip: Irqchip::Kernel,
+        apf: None,
     };
     let signals = signals::install().expect("signal handlers");
     let (machine, vcpus) = Machine::new(&spec, data, pages, signals).expect("a machine");

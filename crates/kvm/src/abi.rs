@@ -22,3 +22,17 @@ pub const KVM_GET_STATS_FD: u64 = 0xaece;
 /// Queues an interrupt, where the interrupt controllers are not in KVM:
 /// `_IOW(KVMIO, 0x86, struct kvm_interrupt)`.
 pub const KVM_INTERRUPT: u64 = 0x4004_ae86;
+
+/// CPUID leaf that says who offers what KVM does not: EAX is the last leaf, EBX, ECX and EDX are
+/// [`SIGNATURE`]. A guest finds it where it looks for hypervisors, in steps of 0x100 from 0x40000000.
+pub const CPUID_SUREFAULT: u32 = 0x4000_0100;
+
+/// What [`CPUID_SUREFAULT`] answers.
+pub const SIGNATURE: &[u8; 12] = b"SurefaultAPF";
+
+/// CPUID leaf of what is offered; the bits below are in EAX.
+pub const CPUID_SUREFAULT_FEATURES: u32 = CPUID_SUREFAULT + 1;
+
+/// Bit 4 of `MSR_KVM_ASYNC_PF_EN` is not reserved: it asks for the error word at offset 8 of the
+/// shared area, which is written before the token.
+pub const FEATURE_ERROR_WORD: u32 = 1 << 0;

@@ -22,6 +22,7 @@
 //! | `crew` | the vCPUs' threads |
 //! | [`machine`] | the built-in guest put together; [`check`]: what it read, held to the source |
 //! | [`watch`] | what a VM's vCPUs share: the machine of faults, which judges what they see |
+//! | [`apf`] | asynchronous faults from user space, under any policy |
 //! | [`vcpu`] | one vCPU, whose every fault ends; `mmio`: accesses that an exit left half done |
 //! | [`decode`], `footprint`, `cpu` | from registers to the pages that an instruction touches |
 //! | [`signals`] | SIGBUS and the kick |
@@ -39,6 +40,7 @@
 //! no reference points into it.
 
 pub mod abi;
+pub mod apf;
 pub mod boot;
 pub mod check;
 mod cpu;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use surefault_core::faults::{ConfigError, LinuxApf};
 use surefault_core::run::{Counters, Irqchip, TaskId};
 use surefault_core::workload::Workload;
-use surefault_core::{Gpa, PageSize, VcpuId};
+use surefault_core::{Gpa, PageId, PageSize, VcpuId};
 use surefault_guest::abi::DATA_BASE;
 use surefault_guest::view;
 use surefault_guest::{
@@ -15,6 +15,7 @@ use surefault_guest::{
 };
 use thiserror::Error;
 
+use crate::apf::Apf;
 use crate::memory::{Mapping, MemoryError};
 use crate::pages::PageSource;
 use crate::signals::Signals;
@@ -37,6 +38,8 @@ pub struct MachineSpec {
     pub faults: Faults,
     /// Where the interrupt controllers are.
     pub irqchip: Irqchip,
+    /// Who tells the guest of asynchronous faults, with [`Faults::FromUserSpace`].
+    pub apf: Option<Arc<Apf>>,
 }
 
 /// A VM with its memory, ready to run. Its vCPUs are apart ([`Machine::new`]), since each is run
@@ -48,6 +51,7 @@ pub struct Machine {
     layout: Layout,
     workload: Arc<Workload>,
     watch: Arc<Watch>,
+    apf: Option<Arc<Apf>>,
     system: Arc<Mapping>,
     data: Arc<Mapping>,
 }
@@ -96,7 +100,8 @@ impl Machine {
             idle: Idle::Count,
             apf: match spec.faults {
                 Faults::Synchronous => GuestApf::Off,
-                Faults::Asynchronous => GuestApf::On,
+                Faults::FromUserSpace { error_word: true } => GuestApf::WithErrors,
+                Faults::Asynchronous | Faults::FromUserSpace { .. } => GuestApf::On,
             },
             // Without interrupts KVM has no choice.
             interrupts: spec.faults == Faults::Asynchronous || vm.faults_are_synchronous(),
@@ -110,14 +115,21 @@ impl Machine {
         vm.add_slot(Gpa::new(0), Arc::clone(&system))?;
         vm.add_slot(Gpa::new(DATA_BASE), Arc::clone(&data))?;
         let linux_apf = match spec.faults {
-            Faults::Synchronous => LinuxApf::Off,
+            Faults::Synchronous | Faults::FromUserSpace { .. } => LinuxApf::Off,
             Faults::Asynchronous => LinuxApf::On,
         };
         let watch = Arc::new(Watch::new(spec.vcpus, linux_apf)?);
+        if let Some(apf) = &spec.apf {
+            apf.attach(&vm, pages);
+        }
         let vcpus = (0..u32::from(spec.vcpus))
             .map(VcpuId::new)
             .map(|id| {
                 let vcpu = Vcpu::new(&vm, id, Arc::clone(pages), Arc::clone(&watch), signals)?;
+                let vcpu = match &spec.apf {
+                    Some(apf) => vcpu.with_apf(Arc::clone(apf)),
+                    None => vcpu,
+                };
                 let start = layout.start(id).expect("laid out for as many vCPUs");
                 vcpu.start(&start)?;
                 Ok(vcpu)
@@ -134,6 +146,7 @@ impl Machine {
             layout,
             workload: Arc::clone(&spec.workload),
             watch,
+            apf: spec.apf.clone(),
             system,
             data,
         };
@@ -162,6 +175,19 @@ impl Machine {
         &self.watch
     }
 
+    /// Its asynchronous faults, where they come from user space.
+    pub fn apf(&self) -> Option<&Apf> {
+        self.apf.as_deref()
+    }
+
+    /// `page` is not failed any more.
+    pub fn healed(&self, page: PageId) {
+        self.watch.healed(page);
+        if let Some(apf) = &self.apf {
+            apf.healed(page);
+        }
+    }
+
     /// The memory of the data region.
     pub fn data(&self) -> &Mapping {
         &self.data
@@ -182,6 +208,20 @@ impl Machine {
     pub fn progress(&self, task: TaskId) -> Result<TaskProgress, MemoryError> {
         let record = self.layout.record(task).expect("a task of this machine");
         self.read_record(record)
+    }
+
+    /// Whether the guest has killed `task`.
+    ///
+    /// # Errors
+    /// When the guest's own memory cannot be read.
+    ///
+    /// # Panics
+    /// When there is no such task.
+    pub fn is_killed(&self, task: TaskId) -> Result<bool, MemoryError> {
+        let at = self.layout.task(task).expect("a task of this machine");
+        let mut bytes = [0; view::TASK_LEN];
+        self.system.read(at.get(), &mut bytes)?;
+        Ok(view::is_killed(&bytes))
     }
 
     /// What the counting tasks have counted, together.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use surefault_core::residency::PageState;
 use surefault_core::{Cause, Hva, PageCount, PageId, PageSize};
-use surefault_pager::{PageVerdict, Pager, PagerConfig, ServedRegion, StartError};
+use surefault_pager::{FaultObserver, PageVerdict, Pager, PagerConfig, ServedRegion, StartError};
 use surefault_store::Store;
 
 use crate::memory::Mapping;
@@ -27,6 +27,19 @@ pub trait PageSource: Send + Sync {
     /// the page: a failure whose time has passed is not taken for one.
     fn demand(&self, page: PageId) -> PageState;
 
+    /// What is known of `page`, without asking for it where asking makes a difference.
+    fn state(&self, page: PageId) -> PageState {
+        self.demand(page)
+    }
+
+    /// Takes the failure of `page`, if it has failed, for over: the next demand asks the source anew.
+    fn forget_failure(&self, page: PageId) {
+        let _ = page;
+    }
+
+    /// Returns when whoever observes the faults has been told of all that were seen before.
+    fn pass_events(&self) {}
+
     /// The text of a cause.
     fn cause_text(&self, cause: Cause) -> String;
 }
@@ -40,7 +53,8 @@ pub struct Paged {
 }
 
 impl Paged {
-    /// Serves all of `mapping`, which nobody has touched yet, from the start of `store`.
+    /// Serves all of `mapping`, which nobody has touched yet, from the start of `store`; `observer`
+    /// is told who waits.
     ///
     /// # Errors
     /// When memory cannot be served here, or the mapping is not whole pages of `page_size`.
@@ -49,6 +63,7 @@ impl Paged {
         page_size: PageSize,
         store: Arc<dyn Store>,
         config: &PagerConfig,
+        observer: Option<Arc<dyn FaultObserver>>,
     ) -> Result<Paged, StartError> {
         let region = ServedRegion {
             start: mapping.hva(),
@@ -56,10 +71,15 @@ impl Paged {
             page_size,
             store_offset: 0,
         };
-        // SAFETY: the region is private anonymous memory, readable and writable, and stays mapped
+        // The region is private anonymous memory, readable and writable, and stays mapped
         // until the pager is dropped. No reference points into it: everybody goes through the
         // kernel. Neither pagers nor stores are given the mapping.
-        let pager = unsafe { Pager::start(&[region], store, config) }?;
+        let pager = match observer {
+            // SAFETY: as promised above.
+            None => unsafe { Pager::start(&[region], store, config) },
+            // SAFETY: as promised above.
+            Some(observer) => unsafe { Pager::start_observed(&[region], store, config, observer) },
+        }?;
         Ok(Paged {
             pager,
             mapping,
@@ -93,6 +113,18 @@ impl PageSource for Paged {
             // There or on its way: no difference to whoever was refused it.
             PageVerdict::Retry => PageState::Pending,
         }
+    }
+
+    fn state(&self, page: PageId) -> PageState {
+        self.pager.state(page)
+    }
+
+    fn forget_failure(&self, page: PageId) {
+        self.pager.heal(page, 1);
+    }
+
+    fn pass_events(&self) {
+        self.pager.pass_events();
     }
 
     fn cause_text(&self, cause: Cause) -> String {

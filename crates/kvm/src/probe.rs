@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use surefault_core::plan::{FaultPlan, Latency};
+use surefault_core::policy::PolicyKind;
 use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, PagerMode, RunSpec};
 use surefault_core::{PageCount, PageIndex};
 use surefault_store::PatternStore;
@@ -164,12 +165,6 @@ fn mode(
             Problem::new(format!("this KVM lacks {name}")).with_remedy("use a newer kernel")
         }));
     }
-    if apf == ApfMode::User {
-        problems.push(
-            Problem::new("this version of surefault does not run asynchronous faults itself yet")
-                .with_remedy("use --apf kernel or --apf off"),
-        );
-    }
     if problems.is_empty() {
         problems.extend(try_out(apf, signals).err());
     }
@@ -196,6 +191,7 @@ fn try_out(apf: ApfMode, signals: Signals) -> Result<(), Problem> {
         apf,
         irqchip: Irqchip::Kernel,
         on_error: OnError::Exit,
+        policy: PolicyKind::default(),
     };
     let bytes = pages.get() * page_size.bytes();
     let source = Arc::new(PatternStore::new(0, bytes));

@@ -4,12 +4,14 @@ use core::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use surefault_core::policy::PolicyKind;
 use surefault_core::run::{ApfMode, Counters, Outcome, Reported, RunResult, RunSpec, RunStats};
 use surefault_core::workload::Workload;
 use surefault_core::{FaultReport, PageId, PageIndex};
 use surefault_guest::abi::{PORT_DONE, PORT_TRAP};
 use surefault_store::Store;
 
+use crate::apf::{Apf, ApfSpec, Patience};
 use crate::check::check;
 use crate::crew::Crew;
 use crate::machine::{Machine, MachineSpec};
@@ -71,7 +73,18 @@ pub fn run_workload(
     observer: &mut dyn Observer,
 ) -> Result<RunResult, RunError> {
     let page_size = host_page_size();
-    let provider = Provider::new(spec, workload.pages(), page_size, &source)?;
+    let apf = match spec.apf {
+        ApfMode::Off | ApfMode::Kernel => None,
+        ApfMode::User => Some(Arc::new(Apf::new(ApfSpec {
+            vcpus: spec.vcpus,
+            policy: spec.policy,
+            keeps_record: true,
+            // The guest that this policy was proposed with reads it.
+            error_word: spec.policy == PolicyKind::GuestError,
+            patience: Patience::default(),
+        })?)),
+    };
+    let provider = Provider::new(spec, workload.pages(), page_size, &source, apf.clone())?;
     let pages = provider.pages();
 
     let machine_spec = MachineSpec {
@@ -82,9 +95,12 @@ pub fn run_workload(
         faults: match spec.apf {
             ApfMode::Off => Faults::Synchronous,
             ApfMode::Kernel => Faults::Asynchronous,
-            mode @ ApfMode::User => return Err(RunError::ApfMode { mode }),
+            ApfMode::User => Faults::FromUserSpace {
+                error_word: spec.policy == PolicyKind::GuestError,
+            },
         },
         irqchip: spec.irqchip,
+        apf,
     };
     let (machine, vcpus) = Machine::new(&machine_spec, provider.data(), &pages, signals)?;
     let heal = |page: PageId| provider.heal(page);
@@ -172,7 +188,7 @@ pub fn drive(
                     AfterReport::Stop => break (Outcome::Reported, Some(reported)),
                     AfterReport::Heal => {
                         heal(page)?;
-                        machine.watch().healed(page);
+                        machine.healed(page);
                         healed += 1;
                         crew.resume(vcpu);
                     }
@@ -190,6 +206,7 @@ pub fn drive(
         stats: RunStats {
             pages_done: checked.pages_done,
             tasks_finished: checked.tasks_finished,
+            tasks_killed: killed(machine)?,
             wrong_sums: checked.wrong,
             unchecked_sums: checked.unchecked,
             healed,
@@ -197,6 +214,7 @@ pub fn drive(
             progress: machine.counted()?,
             returns: machine.watch().returns(),
             kvm: machine.kvm_counters()?,
+            apf: machine.apf().map(Apf::counters).unwrap_or_default(),
             pager: Counters::new(),
             elapsed,
         },
@@ -211,6 +229,13 @@ fn progress(machine: &Machine, elapsed: Duration) -> Result<Progress, MemoryErro
         counted: machine.counted()?,
         elapsed,
     })
+}
+
+fn killed(machine: &Machine) -> Result<u16, MemoryError> {
+    let killed = machine
+        .tasks()
+        .map(|task| Ok(u16::from(machine.is_killed(task)?)));
+    killed.sum()
 }
 
 fn reported(

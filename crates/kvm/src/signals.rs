@@ -220,10 +220,7 @@ impl Kicker {
     pub(crate) fn nudge(&self) {
         let thread = self.thread.load(Ordering::SeqCst);
         if thread != 0 {
-            let pid = rustix::process::getpid().as_raw_nonzero().get();
-            // SAFETY: sends a signal whose handler is ours. The thread may have gone meanwhile, or
-            // have left KVM_RUN: the kernel or the handler then ignores it.
-            unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, self.signals.kick) };
+            self.signal(thread);
         }
         if let Some(sleeper) = &*self.sleeper() {
             sleeper.unpark();
@@ -240,6 +237,21 @@ impl Kicker {
 
     fn sleeper(&self) -> MutexGuard<'_, Option<Thread>> {
         self.sleeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gets the vCPU's thread out of `KVM_RUN` if it is in there, and asks for nothing more.
+    pub(crate) fn interrupt(&self) {
+        let thread = self.thread.load(Ordering::SeqCst);
+        if thread != 0 {
+            self.signal(thread);
+        }
+    }
+
+    fn signal(&self, thread: i32) {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        // SAFETY: sends a signal whose handler is ours. The thread may have gone meanwhile, or
+        // have left KVM_RUN: the kernel or the handler then ignores it.
+        unsafe { libc::syscall(libc::SYS_tgkill, pid, thread, self.signals.kick) };
     }
 
     /// Kicks so far, for statistics.

@@ -24,6 +24,7 @@ use surefault_core::run::Irqchip;
 use surefault_core::{FaultReport, Gpa, Gva, PageId, PageSize, VcpuId};
 use surefault_guest::{Apic, VcpuStart};
 
+use crate::apf::{self, Apf};
 use crate::boot;
 use crate::cpu::Cpu;
 use crate::interrupts::Interrupts;
@@ -38,6 +39,7 @@ use missing::Missing;
 
 mod error;
 mod missing;
+mod user;
 
 pub use error::VcpuError;
 
@@ -62,6 +64,8 @@ pub struct Vcpu {
     interrupts: Option<Arc<Interrupts>>,
     /// The guest has executed HLT, and no interrupt has come since.
     halted: bool,
+    /// Where its asynchronous faults come from user space.
+    apf: Option<Arc<Apf>>,
     unfinished: Option<Unfinished>,
 }
 
@@ -89,6 +93,8 @@ enum Stop {
     Mmio(Unfinished),
     Memory(Gpa),
     Halted,
+    /// An MSR that is answered by [`Apf`] was accessed, and was answered.
+    Answered,
 }
 
 impl Vcpu {
@@ -118,8 +124,15 @@ impl Vcpu {
             kicker,
             interrupts,
             halted: false,
+            apf: None,
             unfinished: None,
         })
+    }
+
+    /// Has its asynchronous faults come from `apf`, which is attached to its VM.
+    pub fn with_apf(mut self, apf: Arc<Apf>) -> Vcpu {
+        self.apf = Some(apf);
+        self
     }
 
     /// Gives the vCPU the registers with which the built-in guest starts on it.
@@ -159,6 +172,9 @@ impl Vcpu {
     /// # Errors
     /// When the guest cannot go on for a reason that is not a page's failure.
     pub fn run(&mut self) -> Result<Exit, VcpuError> {
+        if let Some(apf) = self.apf.clone() {
+            return self.run_from_user_space(&apf);
+        }
         let kicker = Arc::clone(&self.kicker);
         let immediate_exit = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit);
         let armed = Run::new(&kicker, immediate_exit);
@@ -190,6 +206,7 @@ impl Vcpu {
                             self.halted = true;
                             continue;
                         }
+                        Stop::Answered => continue,
                         Stop::Interrupted => match failed {
                             Some(hva) => (Seen::Sigbus, self.missing_at_hva(hva)?),
                             None => continue,
@@ -236,6 +253,18 @@ impl Vcpu {
                 let gpa = Gpa::new(gpa);
                 self.note_refusal(Some(gpa));
                 Stop::Memory(gpa)
+            }
+            Ok(VcpuExit::X86Rdmsr(exit)) if apf::is_ours(exit.index) => {
+                let value = (self.apf.as_ref()).and_then(|apf| apf.read_msr(self.id, exit.index));
+                *exit.data = value.unwrap_or(0);
+                *exit.error = u8::from(value.is_none());
+                Stop::Answered
+            }
+            Ok(VcpuExit::X86Wrmsr(exit)) if apf::is_ours(exit.index) => {
+                let written = (self.apf.as_ref())
+                    .and_then(|apf| apf.write_msr(self.id, exit.index, exit.data));
+                *exit.error = u8::from(written.is_none());
+                Stop::Answered
             }
             Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Stop::Interrupted,
             Ok(VcpuExit::Hlt) => Stop::Halted,

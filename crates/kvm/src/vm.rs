@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_CAP_ASYNC_PF, KVM_CAP_ASYNC_PF_INT, KVM_CAP_X86_DISABLE_EXITS,
-    KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_HLT, kvm_enable_cap, kvm_userspace_memory_region,
+    KVM_MAX_CPUID_ENTRIES, KVM_X86_DISABLE_EXITS_HLT, kvm_cpuid_entry2, kvm_enable_cap,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use surefault_core::run::Irqchip;
@@ -13,6 +14,7 @@ use surefault_core::{Gpa, Hva, SlotId, VcpuId};
 use thiserror::Error;
 
 use crate::abi;
+use crate::apf;
 use crate::memory::Mapping;
 
 /// Where KVM may put three pages of its own (VMX without unrestricted guests): in the hole below
@@ -27,6 +29,12 @@ pub enum Faults {
     Synchronous,
     /// As Linux likes.
     Asynchronous,
+    /// Synchronously as far as KVM knows, while the guest is told of async page faults by
+    /// [`Apf`](crate::apf::Apf).
+    FromUserSpace {
+        /// The guest is offered an error word in "ready".
+        error_word: bool,
+    },
 }
 
 /// CPUID leaf 1: the local APIC, in EDX.
@@ -38,7 +46,7 @@ const CPUID_X2APIC: u32 = 1 << 21;
 #[derive(Debug)]
 pub struct Vm {
     kvm: Kvm,
-    fd: VmFd,
+    fd: Arc<VmFd>,
     faults: Faults,
     irqchip: Irqchip,
     synchronous: bool,
@@ -68,9 +76,25 @@ pub enum VmError {
         "this KVM cannot tell a guest of asynchronous page faults (it needs Linux 5.8 or later)"
     )]
     NoAsyncFaults,
-    /// Linux faults asynchronously only for a vCPU whose local APIC is in KVM.
-    #[error("Linux takes no fault asynchronously without the interrupt controllers in KVM")]
+    /// Linux faults asynchronously only for a vCPU whose local APIC is in KVM; and "ready" is an
+    /// interrupt by message, which only KVM's controllers take.
+    #[error("no fault is asynchronous without the interrupt controllers in KVM")]
     NoKernelIrqchip,
+    /// A vCPU that is blocked in a fault cannot be had back.
+    #[error(
+        "Linux {release} does not let go of a vCPU that is blocked in a page fault, so its guest \
+         cannot be told (it needs Linux 6.2 or later)"
+    )]
+    Unkickable {
+        /// The running kernel.
+        release: String,
+    },
+    /// KVM lacks something for async page faults from user space.
+    #[error("this KVM has no {what}, which async page faults from user space need")]
+    Lacks {
+        /// What.
+        what: &'static str,
+    },
     /// KVM refused something.
     #[error("{doing}")]
     Refused {
@@ -96,6 +120,9 @@ impl VmError {
             ),
             VmError::NoAsyncFaults => Some("use --apf off, or a newer kernel"),
             VmError::NoKernelIrqchip => Some("use --irqchip kernel, or --apf off"),
+            VmError::Unkickable { .. } | VmError::Lacks { .. } => {
+                Some("use --apf off or --apf kernel, or a newer kernel")
+            }
             VmError::Refused { .. } => None,
         }
     }
@@ -113,7 +140,7 @@ impl Vm {
     /// # Errors
     /// When there is no KVM here, or it refuses.
     pub fn new(faults: Faults, irqchip: Irqchip) -> Result<Vm, VmError> {
-        if (faults, irqchip) == (Faults::Asynchronous, Irqchip::User) {
+        if irqchip == Irqchip::User && faults != Faults::Synchronous {
             return Err(VmError::NoKernelIrqchip);
         }
         let kvm = Kvm::new().map_err(|source| match source.errno() {
@@ -132,6 +159,10 @@ impl Vm {
         }
         let synchronous = match (faults, irqchip) {
             (Faults::Asynchronous, _) => false,
+            (Faults::FromUserSpace { .. }, _) => {
+                prepare_for_user_space(&fd)?;
+                true
+            }
             (Faults::Synchronous, Irqchip::Kernel) => disable_halt_exits(&fd)?,
             // `kvm_can_do_async_pf` wants a local APIC.
             (Faults::Synchronous, Irqchip::User) => true,
@@ -142,7 +173,7 @@ impl Vm {
         }
         Ok(Vm {
             kvm,
-            fd,
+            fd: Arc::new(fd),
             faults,
             irqchip,
             synchronous,
@@ -192,6 +223,11 @@ impl Vm {
         &self.fd
     }
 
+    /// The same, to keep.
+    pub(crate) fn shared_fd(&self) -> Arc<VmFd> {
+        Arc::clone(&self.fd)
+    }
+
     /// All that KVM lets a guest know of its CPU.
     ///
     /// # Errors
@@ -223,13 +259,79 @@ impl Vm {
                 abi::CPUID_FEATURES if self.faults == Faults::Synchronous => {
                     entry.eax &= !abi::FEATURES_ASYNC_PF;
                 }
+                abi::CPUID_FEATURES if matches!(self.faults, Faults::FromUserSpace { .. }) => {
+                    // Whatever KVM could do itself.
+                    entry.eax &= !abi::FEATURE_ASYNC_PF_VMEXIT;
+                    entry.eax |= abi::FEATURE_ASYNC_PF | abi::FEATURE_ASYNC_PF_INT;
+                }
                 _ => {}
             }
+        }
+        if self.faults == (Faults::FromUserSpace { error_word: true }) {
+            offer_error_word(&mut cpuid)?;
         }
         vcpu.set_cpuid2(&cpuid)
             .map_err(refused("setting a vCPU's CPUID"))?;
         Ok(vcpu)
     }
+}
+
+/// Makes every fault synchronous, and keeps the MSRs of async page faults from KVM.
+fn prepare_for_user_space(fd: &VmFd) -> Result<(), VmError> {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    if version(&release).is_some_and(|version| version < INTERRUPTIBLE) {
+        return Err(VmError::Unkickable {
+            release: release.into_owned(),
+        });
+    }
+    if !disable_halt_exits(fd)? {
+        let what = "way to keep HLT from exiting";
+        return Err(VmError::Lacks { what });
+    }
+    apf::enable(fd).map_err(|lack| match lack {
+        apf::Lack::Capability(what) => VmError::Lacks { what },
+        apf::Lack::Refused(doing, source) => VmError::Refused { doing, source },
+    })
+}
+
+/// Says in CPUID that "ready" can carry an error.
+fn offer_error_word(cpuid: &mut CpuId) -> Result<(), VmError> {
+    let word = |at: usize| {
+        let bytes = abi::SIGNATURE[at..at + 4].try_into();
+        u32::from_le_bytes(bytes.expect("four bytes"))
+    };
+    let leaves = [
+        kvm_cpuid_entry2 {
+            function: abi::CPUID_SUREFAULT,
+            eax: abi::CPUID_SUREFAULT_FEATURES,
+            ebx: word(0),
+            ecx: word(4),
+            edx: word(8),
+            ..Default::default()
+        },
+        kvm_cpuid_entry2 {
+            function: abi::CPUID_SUREFAULT_FEATURES,
+            eax: abi::FEATURE_ERROR_WORD,
+            ..Default::default()
+        },
+    ];
+    for leaf in leaves {
+        let what = "room for two more CPUID leaves";
+        cpuid.push(leaf).map_err(|_| VmError::Lacks { what })?;
+    }
+    Ok(())
+}
+
+/// The first Linux whose KVM waits for a guest's page so that a signal ends the wait
+/// (`FOLL_INTERRUPTIBLE` in `hva_to_pfn_slow`).
+const INTERRUPTIBLE: (u32, u32) = (6, 2);
+
+/// Major and minor number of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next()?.parse().ok();
+    Some((next()?, next()?))
 }
 
 /// Lets the guest execute HLT without an exit, if KVM knows how. Then KVM has no use for a vCPU
@@ -277,5 +379,18 @@ impl Slot {
         let offset = hva.checked_offset_from(self.mapping.hva())?;
         (offset < self.mapping.len() as u64).then_some(())?;
         self.gpa.checked_add(offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_their_numbers() {
+        assert_eq!(version("6.1.0-31-amd64"), Some((6, 1)));
+        assert_eq!(version("7.3-rc1"), Some((7, 3)));
+        assert_eq!(version("unknown"), None);
+        assert!((6, 1) < INTERRUPTIBLE && (6, 12) > INTERRUPTIBLE);
     }
 }

@@ -461,6 +461,7 @@ impl<P: Policy> Sim<P> {
                 stats: RunStats {
                     pages_done: self.done,
                     tasks_finished: guest.finished(),
+                    tasks_killed: u16::try_from(self.measured.told).unwrap_or(u16::MAX),
                     // Pages have no content here.
                     wrong_sums: 0,
                     unchecked_sums: 0,

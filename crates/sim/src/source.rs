@@ -155,6 +155,7 @@ mod tests {
             apf: surefault_core::run::ApfMode::User,
             irqchip: surefault_core::run::Irqchip::Kernel,
             on_error: surefault_core::run::OnError::Exit,
+            policy: surefault_core::policy::PolicyKind::default(),
             pager: surefault_core::run::PagerMode::Surefault,
         });
         spec.intermittent = [(PageIndex::new(40), 50)].into();

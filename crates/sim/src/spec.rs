@@ -109,9 +109,9 @@ impl SimSpec {
     /// asynchronous faults, and round-robin scheduling.
     pub fn new(run: RunSpec) -> SimSpec {
         SimSpec {
-            run,
             workload: None,
-            policy: PolicyKind::default(),
+            policy: run.policy,
+            run,
             host: Host::Surefault,
             paging: Paging::TwoDimensional,
             guest_apf: true,

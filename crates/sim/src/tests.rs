@@ -44,6 +44,7 @@ fn lists(lists: &[&[u32]], failing: &[u32]) -> SimSpec {
             apf: ApfMode::User,
             irqchip: Irqchip::Kernel,
             on_error: OnError::Exit,
+            policy: PolicyKind::default(),
         })
     }
 }

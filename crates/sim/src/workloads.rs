@@ -235,7 +235,6 @@ pub fn spec(
     }
     let mut spec = SimSpec {
         workload: Some(Workload::new(pages, lists)?),
-        policy,
         keeps_record: policy == PolicyKind::Exact,
         scheduling: Scheduling::Random,
         on_report: OnReport::Heal,
@@ -253,6 +252,7 @@ pub fn spec(
             apf: ApfMode::User,
             irqchip: Irqchip::Kernel,
             on_error: OnError::Exit,
+            policy,
             pager: PagerMode::Surefault,
         })
     };

@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use surefault_core::plan::{FailureMode, FaultPlan, Latency, PageSet, Rule};
+use surefault_core::policy::PolicyKind;
 use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, PagerMode, Reported, RunSpec};
 use surefault_core::{CauseKind, PageCount, PageIndex};
 
@@ -150,6 +151,7 @@ impl Scene {
             apf: self.apf,
             irqchip: Irqchip::Kernel,
             on_error: OnError::Exit,
+            policy: PolicyKind::default(),
         }
     }
 

@@ -3,6 +3,7 @@ use std::time::Duration;
 use serde_json::Value;
 use surefault_core::run::{RunResult, TaskId};
 use surefault_core::{Cause, CauseId, Failure, FaultReport, Gpa, Gva};
+use surefault_kvm::apf::counter_names;
 use surefault_pager::PagerStats;
 
 use super::fields::{DOCS, assert_described};
@@ -38,6 +39,7 @@ pub(crate) fn reported() -> Ran {
         stats: RunStats {
             pages_done: 17,
             tasks_finished: 1,
+            tasks_killed: 6,
             wrong_sums: 0,
             unchecked_sums: 2,
             healed: 0,
@@ -45,6 +47,9 @@ pub(crate) fn reported() -> Ran {
             tokens_left: 8,
             returns: 9,
             kvm: [("exits".into(), 31), ("pf_taken".into(), 30)].into(),
+            apf: (counter_names().zip(60..))
+                .map(|(name, value)| (name.into(), value))
+                .collect(),
             pager: (PagerStats::default().named().zip(40..))
                 .map(|((name, _), value)| (name.into(), value))
                 .collect(),

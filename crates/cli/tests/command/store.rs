@@ -142,10 +142,6 @@ fn plans_that_are_wrong() {
 
 fn what_does_not_exist_yet() {
     for (flags, words) in [
-        (
-            &["--machine", "kvm", "--apf", "user"][..],
-            "--apf user on KVM",
-        ),
         (&["--on-error", "stop"], "--on-error stop"),
         (&["--on-error", "guest"], "--on-error guest"),
     ] {

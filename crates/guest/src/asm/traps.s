@@ -98,6 +98,8 @@ ready:
     jne 4f
     mov dword ptr [rdx + {WAITER_TOKEN}], 0
     mov r10, [rdx + {WAITER_TASK}]
+    cmp dword ptr [r15 + {APF_ERROR}], 0
+    jne 8f
     enqueue r10
 2:  mov dword ptr [r15 + {APF_TOKEN}], 0
     mov ecx, {MSR_APF_ACK}          # the next "ready" may come
@@ -130,6 +132,13 @@ ready:
     mov qword ptr [rdx + {WAITER_TASK}], 0
     inc dword ptr [r15 + {EARLY}]
     jmp 2b
+
+    # There is no page for it: the task ends here, the others go on.
+8:  mov dword ptr [r15 + {APF_ERROR}], 0
+    mov dword ptr [r10 + {TASK_KILLED}], 1
+    dec dword ptr [r15 + {LIVE}]
+    jnz 2b
+    jmp all_done
 
     # Wake all: everybody tries again, and faults again where there is still no page.
 5:  mov rdx, [r15 + {WAITERS}]

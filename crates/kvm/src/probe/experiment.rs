@@ -130,6 +130,7 @@ fn watch(faults: Faults, signals: Signals) -> Result<Watched, RunError> {
         yield_every: NonZeroU32::MIN,
         faults,
         irqchip: Irqchip::Kernel,
+        apf: None,
     };
     let data = Arc::clone(alone.mapping());
     let (machine, vcpus) = Machine::new(&spec, data, &provider, signals)?;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use surefault_core::run::ApfMode;
+use surefault_core::faults::ConfigError;
 use surefault_core::{Gpa, PageCount, VcpuId};
 use surefault_guest::GuestTrap;
 use surefault_pager::StartError;
@@ -24,12 +24,12 @@ pub enum RunError {
         /// How many were asked for.
         pages: PageCount,
     },
-    /// An async mode that this machine does not have.
-    #[error("asynchronous faults in mode {mode:?} are not available on KVM")]
-    ApfMode {
-        /// The mode.
-        mode: ApfMode,
-    },
+    /// Asynchronous faults from user space without a pager.
+    #[error("asynchronous faults from user space need Surefault's pager")]
+    NoPager,
+    /// There are too many vCPUs.
+    #[error("the machine of faults")]
+    Faults(#[from] ConfigError),
     /// The machine could not be put together.
     #[error(transparent)]
     Machine(#[from] MachineError),

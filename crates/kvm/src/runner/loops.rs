@@ -4,7 +4,8 @@
 //! has meanwhile taken n faults a task and come away without the page, some page was asked for at
 //! least n times; each time but the first its task had been told, or made to believe, that the page
 //! was ready. (The tasks' code and records, and ring 0, are always present: KVM settles whatever
-//! faults there are on them.)
+//! faults there are on them.) Where the asynchronous faults come from user space, they are counted
+//! there, page by page.
 
 use crate::machine::{Machine, MachineError};
 use crate::memory::MemoryError;
@@ -35,6 +36,9 @@ impl Loops {
 
     /// Whether the run loops.
     pub(crate) fn is_loop(&self, machine: &Machine) -> Result<bool, MachineError> {
+        if let Some(apf) = machine.apf() {
+            return Ok(apf.most_asked_again() >= LOOP);
+        }
         let unfinished = unfinished(machine)?;
         Ok(unfinished > 0
             && done(machine)? == self.done

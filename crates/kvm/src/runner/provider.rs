@@ -5,10 +5,11 @@ use std::sync::Arc;
 use surefault_core::residency::ResidencyConfig;
 use surefault_core::run::{Counters, PagerMode, RunSpec};
 use surefault_core::{PageCount, PageId, PageSize};
-use surefault_pager::PagerConfig;
+use surefault_pager::{FaultObserver, PagerConfig};
 use surefault_store::{PlannedStore, Store};
 
 use super::RunError;
+use crate::apf::Apf;
 use crate::linux_alone::LinuxAlone;
 use crate::memory::Mapping;
 use crate::pages::{PageSource, Paged};
@@ -30,6 +31,7 @@ impl Provider {
         pages: PageCount,
         page_size: PageSize,
         source: &Arc<dyn Store>,
+        apf: Option<Arc<Apf>>,
     ) -> Result<Provider, RunError> {
         let len = (pages.bytes(page_size)).and_then(|bytes| usize::try_from(bytes).ok());
         let len = len.ok_or(RunError::TooManyPages { pages })?;
@@ -38,12 +40,15 @@ impl Provider {
                 let data = Arc::new(Mapping::on_demand(len)?);
                 let plan = spec.plan.clone();
                 let planned = Arc::new(PlannedStore::new(Arc::clone(source), plan, page_size));
-                let paged = Paged::start(data, page_size, planned.clone(), &config(spec))?;
+                let observer = apf.map(|apf| -> Arc<dyn FaultObserver> { apf });
+                let config = config(spec);
+                let paged = Paged::start(data, page_size, planned.clone(), &config, observer)?;
                 Provider::Surefault {
                     paged: Arc::new(paged),
                     planned,
                 }
             }
+            PagerMode::None if apf.is_some() => return Err(RunError::NoPager),
             PagerMode::None => {
                 let alone = LinuxAlone::map(&**source, &spec.plan, pages, page_size)?;
                 Provider::Linux(Arc::new(alone))

@@ -14,6 +14,7 @@ mod probe;
 mod reports;
 mod rig;
 mod ring0;
+mod user_apf;
 
 use std::process::ExitCode;
 
@@ -28,9 +29,8 @@ pub(crate) type Case = (&'static str, fn());
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let lacking = lacking();
-    let required = std::env::var("SUREFAULT_REQUIRE").unwrap_or_default();
-    let required = |what: &str| required.split(',').any(|word| word == what);
-    let trials = [
+    let unkickable = rig::from_user_space().err().map(|error| ("kvm", error));
+    let everywhere = [
         healthy::CASES,
         reports::CASES,
         accesses::CASES,
@@ -44,9 +44,25 @@ fn main() -> ExitCode {
         kernel_apf::CASES,
         irqchip::CASES,
     ]
-    .concat()
-    .into_iter()
-    .map(|(name, case)| match &lacking {
+    .concat();
+    let from_user_space = [user_apf::CASES, ring0::FROM_USER_SPACE].concat();
+    let trials = trials(everywhere, lacking.as_ref())
+        .chain(trials(
+            from_user_space,
+            lacking.as_ref().or(unkickable.as_ref()),
+        ))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// The cases, or why they cannot run.
+fn trials<'a>(
+    cases: Vec<Case>,
+    lacking: Option<&'a (&'static str, String)>,
+) -> impl Iterator<Item = Trial> + use<'a> {
+    let required = std::env::var("SUREFAULT_REQUIRE").unwrap_or_default();
+    let required = move |what: &str| required.split(',').any(|word| word == what);
+    cases.into_iter().map(move |(name, case)| match lacking {
         None => Trial::test(name, move || {
             case();
             Ok(())
@@ -59,8 +75,6 @@ fn main() -> ExitCode {
             .with_kind(format!("skipped: {reason}"))
             .with_ignored_flag(true),
     })
-    .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// What this host lacks, and in which words.

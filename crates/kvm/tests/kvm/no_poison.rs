@@ -32,7 +32,7 @@ fn protected(fail: &str, faults: Faults, observer: &mut dyn Observer) -> RunResu
         failed_page: FailedPage::Protect,
         ..PagerConfig::default()
     };
-    let paged = Paged::start(data.clone(), PageSize::KIB_4, store.clone(), &config);
+    let paged = Paged::start(data.clone(), PageSize::KIB_4, store.clone(), &config, None);
     let paged = Arc::new(paged.unwrap());
     let pages: Arc<dyn PageSource> = paged.clone();
     let machine_spec = MachineSpec {
@@ -42,6 +42,7 @@ fn protected(fail: &str, faults: Faults, observer: &mut dyn Observer) -> RunResu
         yield_every: NonZeroU32::MIN,
         faults,
         irqchip: Irqchip::Kernel,
+        apf: None,
     };
     let signals = signals::install().unwrap();
     let (machine, vcpus) = Machine::new(&machine_spec, data, &pages, signals).unwrap();

@@ -7,6 +7,7 @@ use surefault_kvm::probe::{Asynchronous, Synchronous, probe};
 use surefault_kvm::signals;
 
 use crate::Case;
+use crate::rig::from_user_space;
 
 pub(crate) const CASES: &[Case] = &[("the_probe_finds_out_what_linux_does", finds_out)];
 
@@ -34,7 +35,7 @@ fn finds_out() {
         match mode.apf {
             ApfMode::Off => assert!(mode.works(), "{mode:?}"),
             ApfMode::Kernel => assert_eq!(mode.works(), kvm.has("ASYNC_PF_INT"), "{mode:?}"),
-            ApfMode::User => assert!(!mode.works()),
+            ApfMode::User => assert_eq!(mode.works(), from_user_space().is_ok(), "{mode:?}"),
         }
     }
     if std::env::var_os("SUREFAULT_SHOW").is_some() {

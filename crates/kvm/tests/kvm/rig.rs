@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use surefault_core::plan::{FaultPlan, Latency};
+use surefault_core::policy::PolicyKind;
 use surefault_core::residency::PageState;
 use surefault_core::run::{
     ApfMode, Irqchip, OnError, Outcome, PagerMode, Reported, RunResult, RunSpec,
@@ -13,10 +14,28 @@ use surefault_core::{Cause, Hva, PageCount, PageId, PageIndex, PageSize};
 use surefault_kvm::pages::PageSource;
 use surefault_kvm::runner::{AfterReport, Observer, RunError, run, run_workload};
 use surefault_kvm::signals;
+use surefault_kvm::vm::{Faults, Vm};
 use surefault_store::{PatternStore, ReadRequest, Store, StoreError};
 
 pub(crate) const PAGE: u64 = PageSize::KIB_4.bytes();
 const SEED: u64 = 7;
+
+/// Whether this host lets asynchronous faults come from user space.
+pub(crate) fn from_user_space() -> Result<(), String> {
+    let faults = Faults::FromUserSpace { error_word: false };
+    let vm = Vm::new(faults, Irqchip::Kernel);
+    vm.map(drop).map_err(|error| error.to_string())
+}
+
+/// Who may run the asynchronous faults on this host.
+pub(crate) fn modes() -> Vec<ApfMode> {
+    let mut modes = vec![ApfMode::Off, ApfMode::Kernel];
+    match from_user_space() {
+        Ok(()) => modes.push(ApfMode::User),
+        Err(reason) => println!("skipped: --apf user: {reason}"),
+    }
+    modes
+}
 
 /// A healthy run that no test waits for as long as its limit.
 pub(crate) fn spec(pages: u64, tasks: u16, vcpus: u16) -> RunSpec {
@@ -33,6 +52,7 @@ pub(crate) fn spec(pages: u64, tasks: u16, vcpus: u16) -> RunSpec {
         apf: ApfMode::Off,
         irqchip: Irqchip::Kernel,
         on_error: OnError::Exit,
+        policy: PolicyKind::default(),
     }
 }
 

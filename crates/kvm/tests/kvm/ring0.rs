@@ -4,29 +4,42 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use surefault_core::faults::LinuxApf;
 use surefault_core::plan::{FaultPlan, Latency};
+use surefault_core::policy::PolicyKind;
 use surefault_core::run::Irqchip;
 use surefault_core::workload::Workload;
 use surefault_core::{Access, Gpa, Gva, PageCount, PageId, PageIndex, PageSize, RegionId, VcpuId};
 use surefault_guest::abi::{DATA_BASE, PORT_DONE};
 use surefault_guest::{Apic, GuestApf, GuestSpec, Idle, Layout};
+use surefault_kvm::apf::{Apf, ApfSpec, Patience};
 use surefault_kvm::memory::Mapping;
-use surefault_kvm::pages::Paged;
+use surefault_kvm::pages::{PageSource, Paged};
 use surefault_kvm::signals;
 use surefault_kvm::vcpu::{Exit, Vcpu};
 use surefault_kvm::vm::{Faults, Vm};
 use surefault_kvm::watch::Watch;
-use surefault_pager::PagerConfig;
+use surefault_pager::{FaultObserver, PagerConfig};
 use surefault_store::{PatternStore, PlannedStore};
 
 use crate::Case;
 use crate::rig::PAGE;
 
 pub(crate) const CASES: &[Case] = &[
-    ("ring_0_reads_a_failing_page", read),
-    ("ring_0_writes_a_failing_page", write),
+    ("ring_0_reads_a_failing_page", || read(None)),
+    ("ring_0_writes_a_failing_page", || write(None)),
+];
+
+pub(crate) const FROM_USER_SPACE: &[Case] = &[
+    ("ring_0_reads_a_failing_page_from_user_space", || {
+        read(Some(user_apf()))
+    }),
+    ("ring_0_writes_a_failing_page_from_user_space", || {
+        write(Some(user_apf()))
+    }),
+    ("ring_0_waits_for_a_slow_page_and_nobody_spins", slow),
 ];
 
 /// In the kernel half, below all that the layout puts there.
@@ -41,8 +54,27 @@ struct Rig {
     store: Arc<PlannedStore<PatternStore>>,
 }
 
+/// Whether the guest's asynchronous faults come from user space.
+fn user_apf() -> Arc<Apf> {
+    let spec = ApfSpec {
+        vcpus: 1,
+        policy: PolicyKind::Exact,
+        keeps_record: true,
+        error_word: false,
+        patience: Patience::NONE,
+    };
+    Arc::new(Apf::new(spec).unwrap())
+}
+
 impl Rig {
-    fn new(code: &[u8]) -> Rig {
+    /// Both pages fail.
+    fn new(code: &[u8], apf: Option<Arc<Apf>>) -> Rig {
+        let mut plan = FaultPlan::new(SEED, Latency::default());
+        plan.push("0-1".parse().unwrap());
+        Rig::with_plan(code, plan, apf)
+    }
+
+    fn with_plan(code: &[u8], plan: FaultPlan, apf: Option<Arc<Apf>>) -> Rig {
         let pages = PageCount::new(2);
         let workload = Workload::new(pages, Vec::new()).unwrap();
         let (layout, contents) = Layout::new(&GuestSpec {
@@ -61,21 +93,35 @@ impl Rig {
         system.write(CODE, code).unwrap();
         let data = Arc::new(Mapping::on_demand(2 * PAGE as usize).unwrap());
 
-        let mut plan = FaultPlan::new(SEED, Latency::default());
-        plan.push("0-1".parse().unwrap());
         let pattern = PatternStore::new(SEED, 2 * PAGE);
         let store = Arc::new(PlannedStore::new(pattern, plan, PageSize::KIB_4));
         let config = PagerConfig::default();
-        let paged = Paged::start(data.clone(), PageSize::KIB_4, store.clone(), &config);
+        let observer = apf.clone().map(|apf| -> Arc<dyn FaultObserver> { apf });
+        let paged = Paged::start(
+            data.clone(),
+            PageSize::KIB_4,
+            store.clone(),
+            &config,
+            observer,
+        );
         let paged = Arc::new(paged.unwrap());
 
-        let mut vm = Vm::new(Faults::Synchronous, Irqchip::Kernel).unwrap();
+        let faults = match apf {
+            None => Faults::Synchronous,
+            Some(_) => Faults::FromUserSpace { error_word: false },
+        };
+        let mut vm = Vm::new(faults, Irqchip::Kernel).unwrap();
         vm.add_slot(Gpa::new(0), system).unwrap();
         vm.add_slot(Gpa::new(DATA_BASE), data).unwrap();
         let id = VcpuId::new(0);
         let watch = Arc::new(Watch::new(1, LinuxApf::Off).unwrap());
         let signals = signals::install().unwrap();
-        let vcpu = Vcpu::new(&vm, id, paged.clone(), watch, signals).unwrap();
+        let mut vcpu = Vcpu::new(&vm, id, paged.clone(), watch, signals).unwrap();
+        if let Some(apf) = apf {
+            let pages: Arc<dyn PageSource> = paged.clone();
+            apf.attach(&vm, &pages);
+            vcpu = vcpu.with_apf(apf);
+        }
         let mut start = layout.start(id).unwrap();
         start.rip = Gva::new(CODE);
         vcpu.start(&start).unwrap();
@@ -129,14 +175,18 @@ fn movabs_rdi(address: u64) -> Vec<u8> {
     code(&[&[0x48, 0xbf], &address.to_le_bytes()])
 }
 
-fn read() {
-    // mov rdi, page 0; mov rax, [rdi+0x10]; mov [rdi+0x20], rax
-    let mut rig = Rig::new(&code(&[
+/// mov rdi, page 0; mov rax, [rdi+0x10]; mov [rdi+0x20], rax
+fn reading() -> Vec<u8> {
+    code(&[
         &movabs_rdi(DATA_BASE),
         &[0x48, 0x8b, 0x47, 0x10],
         &[0x48, 0x89, 0x47, 0x20],
         &SAY_DONE,
-    ]));
+    ])
+}
+
+fn read(apf: Option<Arc<Apf>>) {
+    let mut rig = Rig::new(&reading(), apf);
     let rip = CODE + 10;
     rig.assert_failed(0, rip, Access::Read);
     // Unhealed, it is the same again.
@@ -146,17 +196,33 @@ fn read() {
     assert_eq!(rig.word(0x20), PatternStore::word(SEED, 0x10));
 }
 
-fn write() {
+fn write(apf: Option<Arc<Apf>>) {
     // mov rdi, page 1; mov dword [rdi+8], 0x12345678
-    let mut rig = Rig::new(&code(&[
+    let code = code(&[
         &movabs_rdi(DATA_BASE + PAGE),
         &[0xc7, 0x47, 0x08, 0x78, 0x56, 0x34, 0x12],
         &SAY_DONE,
-    ]));
+    ]);
+    let mut rig = Rig::new(&code, apf);
     rig.assert_failed(1, CODE + 10, Access::Write);
     rig.heal(1);
     assert_eq!(rig.vcpu.run().unwrap(), Exit::Out(PORT_DONE));
     let before = PatternStore::word(SEED, PAGE + 8);
     let after = before & 0xffff_ffff_0000_0000 | 0x1234_5678;
     assert_eq!(rig.word(PAGE + 8), after);
+}
+
+/// KVM's emulator cannot be interrupted where it reads the page: a signal would make it fault on and
+/// on. Where ring 0 runs natively it is interrupted once, and waits.
+fn slow() {
+    let apf = user_apf();
+    let plan = FaultPlan::new(SEED, Latency::fixed(Duration::from_millis(100)));
+    let mut rig = Rig::with_plan(&reading(), plan, Some(Arc::clone(&apf)));
+    assert_eq!(rig.vcpu.run().unwrap(), Exit::Out(PORT_DONE));
+    assert_eq!(rig.word(0x20), PatternStore::word(SEED, 0x10));
+    let counted = apf.counters();
+    assert!(counted["kicks"] <= 1, "{counted:?}");
+    // The event of the fault, and those of the instruction made again: not a stream of them.
+    assert!(rig.paged.pager().stats().faults < 10, "{counted:?}");
+    assert_eq!(counted["announced"], 0, "{counted:?}");
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{OnReport, Scheduling, Sim};
 use surefault_core::faults::{Paging, VcpuState};
-use surefault_core::policy::{Exact, Policy};
+use surefault_core::policy::{Exact, Policy, PolicyKind};
 use surefault_core::{CauseKind, VcpuId};
 
 /// The usual workload with random failures, all of them healed when reported.
@@ -41,6 +41,7 @@ fn crowd(tasks: u16, vcpus: u16, pages: u64, seed: u64) -> SimSpec {
             apf: ApfMode::User,
             irqchip: Irqchip::Kernel,
             on_error: OnError::Exit,
+            policy: PolicyKind::default(),
         })
     }
 }

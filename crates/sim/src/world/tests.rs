@@ -60,6 +60,7 @@ fn spec(seed: u64) -> SimSpec {
                 [draw(18, 4) as usize],
             irqchip: Irqchip::Kernel,
             on_error: OnError::Exit,
+            policy: PolicyKind::default(),
             pager: PagerMode::Surefault,
         })
     }
