@@ -108,7 +108,7 @@ impl Stream {
     /// Whether a demand for `page` is what was expected of it, so that it may go on.
     fn reaches(&self, page: PageId) -> bool {
         let (at, end) = (page.index().get(), self.end.index().get());
-        page.region() == self.end.region() && at <= end && at >= end - self.window / 2
+        page.region() == self.end.region() && at <= end && at.saturating_add(self.window / 2) >= end
     }
 
     /// Whether `page` is on its way.

@@ -111,6 +111,22 @@ fn a_window_ends_with_its_region() {
     assert_eq!(toucher.faults + toucher.prefetched, 20);
 }
 
+/// Demands that overtake what is planned, again and again, in a region shorter than a window.
+#[test]
+fn a_short_region_swept_by_many() {
+    const SHORT: u32 = 128;
+    let mut prefetcher = Prefetcher::new(Prefetch::Sequential);
+    for n in 0..5_000_u32 {
+        let at = (n * [1, 5, 7, 11][n as usize % 4]) % SHORT;
+        prefetcher.demanded(page(at), u64::from(SHORT - at - 1), PAGE);
+        if n % 3 == 0
+            && let Some((first, count)) = prefetcher.next_chunk(64)
+        {
+            assert!(count > 0 && first.index().get() + count <= SHORT);
+        }
+    }
+}
+
 #[test]
 fn around_is_an_aligned_block() {
     let mut prefetcher = Prefetcher::new("around=16".parse().expect("a prefetch"));

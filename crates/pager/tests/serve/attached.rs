@@ -15,6 +15,7 @@ use surefault_store::Store;
 use surefault_testkit::{BACKINGS, Backing, Mapping, bytes, in_thread};
 use surefault_uffd::{Features, Options, RegisterMode, Userfaultfd};
 
+use crate::prefetches::{PREFETCHES, prefetching};
 use crate::served::{
     check, config, expected, index, marking, page_id, patient, pattern, planned, planned_with,
     region, until,
@@ -331,9 +332,13 @@ fn ways_that_mean_nothing_here() {
 fn a_storm_of_removals() {
     const PAGES: usize = 128;
     let latency = "0us..300us".parse().expect("a latency");
-    for backing in BACKINGS {
+    let all = BACKINGS
+        .into_iter()
+        .flat_map(|backing| PREFETCHES.map(|prefetch| (backing, prefetch)));
+    for (backing, prefetch) in all {
         let store = planned_with(PAGES, &[], latency);
-        let attached = Attached::new(backing, PAGES, store, &patient());
+        let config = prefetching(patient(), prefetch);
+        let attached = Attached::new(backing, PAGES, store, &config);
         let gone: Arc<Vec<AtomicBool>> =
             Arc::new((0..PAGES).map(|_| AtomicBool::new(false)).collect());
         let stop = Arc::new(AtomicBool::new(false));

@@ -8,6 +8,7 @@ use surefault_core::residency::PageState;
 use surefault_pager::FailedPage;
 use surefault_testkit::{BACKINGS, Backing, bytes, in_thread};
 
+use crate::prefetches::{PREFETCHES, prefetching};
 use crate::served::{
     Served, check, expected, marking, page_id, patient, planned, planned_with, until,
 };
@@ -170,9 +171,13 @@ pub(crate) fn check_around_discard(page: usize, data: &[u8], was_gone: bool) {
 fn a_storm_of_discards() {
     const PAGES: usize = 128;
     let latency = "0us..300us".parse().expect("a latency");
-    for backing in BACKINGS {
+    let all = BACKINGS
+        .into_iter()
+        .flat_map(|backing| PREFETCHES.map(|prefetch| (backing, prefetch)));
+    for (backing, prefetch) in all {
         let store = planned_with(PAGES, &["5,40-43,100"], latency);
-        let served = Served::new(backing, PAGES, store, &patient());
+        let config = prefetching(patient(), prefetch);
+        let served = Served::new(backing, PAGES, store, &config);
         let gone: Arc<Vec<AtomicBool>> =
             Arc::new((0..PAGES).map(|_| AtomicBool::new(false)).collect());
         let stop = Arc::new(AtomicBool::new(false));

@@ -18,7 +18,10 @@ crate::cases![
 
 const PAGES: usize = 600;
 
-fn prefetching(config: PagerConfig, prefetch: &str) -> PagerConfig {
+/// One of each kind.
+pub(crate) const PREFETCHES: [&str; 3] = ["none", "around=16", "sequential"];
+
+pub(crate) fn prefetching(config: PagerConfig, prefetch: &str) -> PagerConfig {
     let prefetch: Prefetch = prefetch.parse().expect("a prefetch");
     PagerConfig { prefetch, ..config }
 }
