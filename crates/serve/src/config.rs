@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use surefault_core::residency::ResidencyConfig;
-use surefault_pager::PagerConfig;
+use surefault_pager::{PagerConfig, Prefetch};
 
 use crate::handshake::HandshakeLimits;
 
@@ -26,15 +26,17 @@ pub struct ServeConfig {
 
 impl Default for ServeConfig {
     fn default() -> Self {
+        let pager = PagerConfig::default();
         ServeConfig {
             handshake: HandshakeLimits::default(),
             pager: PagerConfig {
                 residency: ResidencyConfig {
                     max_fetches: 16,
                     max_pending: 1024,
-                    ..ResidencyConfig::default()
+                    ..pager.residency
                 },
-                ..PagerConfig::default()
+                prefetch: Prefetch::Sequential,
+                ..pager
             },
             allow_uids: Vec::new(),
             max_vms: 1024,
