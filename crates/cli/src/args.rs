@@ -52,6 +52,28 @@ pub(crate) enum Command {
     /// needed to look; 6 stopped before the time was over, and nothing found until then; 1 anything
     /// unexpected.
     Watch(WatchArgs),
+
+    /// Serve the memory of microVMs that other processes run (Firecracker and its relatives).
+    ///
+    /// A VMM connects to a socket and hands over its page faults, which are then served from the
+    /// socket's file; which page cannot be provided is told on standard error, once for each. SIGTERM
+    /// or SIGINT: nobody else is accepted, and the daemon ends when its VMs have; a second one ends it
+    /// at once, and kills VMs that lack pages, which they would read as zeros.
+    ///
+    /// Exit codes: 0 all VMs have ended; 2 bad usage or input; 5 the host lacks something; 6 it was
+    /// stopped at once; 1 anything unexpected.
+    Serve(crate::serve::ServeArgs),
+
+    /// Tell a daemon something, by its control socket.
+    ///
+    /// Exit codes: 0 it did; 2 it did not, and why; 1 anything unexpected.
+    Ctl(crate::ctl::CtlArgs),
+
+    /// Play a VMM that is served by the daemon: every byte of every page is looked at.
+    ///
+    /// Exit codes: 0 all pages were right; 2 bad usage or input; 3 pages could not be read, or were
+    /// wrong; 5 the host lacks something; 1 anything unexpected.
+    AttachDemo(crate::attach_demo::AttachDemoArgs),
 }
 
 #[derive(Args, Clone, Debug)]

@@ -15,20 +15,26 @@
 //! | `text`, `json` | what came of it, for people and for programs |
 //! | `output` | standard output |
 //! | `watch` | the command `watch` |
+//! | `serve`, `ctl`, `attach_demo` | the daemon, what it is told, and a client that plays a VMM |
+//! | `metrics` | numbers for Prometheus |
 //! | `progress` | how far it is, on a terminal |
 
 mod args;
+mod attach_demo;
 mod check;
 mod compare;
+mod ctl;
 mod demo;
 mod exit;
 mod json;
 mod kvm;
 mod machine;
+mod metrics;
 mod output;
 mod probe;
 mod progress;
 mod run;
+mod serve;
 mod simulated;
 mod store;
 mod text;
@@ -49,6 +55,9 @@ fn main() -> ExitCode {
         Command::Probe(args) => probe::run(args),
         Command::Compare(args) => compare::compare(args),
         Command::Watch(args) => watch::watch(args),
+        Command::Serve(args) => serve::serve(args),
+        Command::Ctl(args) => ctl::ctl(args),
+        Command::AttachDemo(args) => attach_demo::run(args),
     };
     match ended {
         Ok(exit) => exit.into(),

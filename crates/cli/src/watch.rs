@@ -2,7 +2,6 @@
 
 mod args;
 mod json;
-mod metrics;
 mod signals;
 
 use core::ops::ControlFlow;
@@ -12,9 +11,9 @@ use std::time::Instant;
 use surefault_watch::{Case, Change, Hook, WatchError, Watcher};
 
 pub(crate) use self::args::WatchArgs;
-use self::metrics::MetricsServer;
 use crate::args::Format;
 use crate::exit::{Exit, Failure};
+use crate::metrics::MetricsServer;
 use crate::output::{print, print_json, print_on};
 
 /// How long to go on after the first case with `--once`, so that those beside it are found too.

@@ -43,7 +43,7 @@ impl Rule {
 
 /// Whether this kernel can poison pages. Asked once, of a userfaultfd of our own: one that somebody
 /// else has made does not say, and needs no feature for it.
-pub(crate) fn kernel_poisons() -> bool {
+pub fn kernel_poisons() -> bool {
     static POISONS: OnceLock<bool> = OnceLock::new();
     *POISONS.get_or_init(|| {
         Features::supported().is_ok_and(|features| features.contains(Features::POISON))

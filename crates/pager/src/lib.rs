@@ -57,6 +57,7 @@ mod timers;
 pub use attendant::Attendant;
 pub use config::{FailedPage, PagerConfig};
 pub use error::{DiscardError, StartError};
+pub use foreign::kernel_poisons;
 pub use latency::Latencies;
 pub use observer::{Blocked, FaultObserver};
 pub use pager::{PageVerdict, Pager};

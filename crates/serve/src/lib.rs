@@ -13,7 +13,7 @@
 //! | `vm` | what is known of a VM, and who hears of its failed pages |
 //! | `listener`, `accept`, `daemon` | the sockets; who connects; all VMs together, drain and stop |
 //! | [`event`], [`control`] | what happened, and what the daemon can be told |
-//! | `metrics` | its numbers |
+//! | `metrics`, `sandbox` | its numbers; the system calls it may make |
 //! | [`demo`] | a client that plays the VMM, for trying and testing |
 //!
 //! **Nothing is closed while a page is absent** and its process lives: the page would read as zeros.
@@ -32,6 +32,7 @@ mod keeper;
 mod listener;
 mod metrics;
 mod peer;
+mod sandbox;
 mod source;
 mod vm;
 mod wakeup;
@@ -40,5 +41,6 @@ pub use config::ServeConfig;
 pub use daemon::{Daemon, Sources};
 pub use listener::ListenError;
 pub use peer::{Peer, PeerError};
+pub use sandbox::{SandboxError, enter as enter_sandbox};
 pub use source::{FileSource, Source};
 pub use vm::VmRecord;

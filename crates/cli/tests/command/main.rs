@@ -9,6 +9,7 @@ mod demo;
 mod host;
 mod probe;
 mod run;
+mod serve;
 mod sim;
 mod store;
 mod surefault;
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
         probe::CASES,
         compare::CASES,
         watch::CASES,
+        serve::CASES,
     ]
     .concat()
     .into_iter()

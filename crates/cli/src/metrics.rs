@@ -11,35 +11,49 @@ use crate::exit::Failure;
 
 /// A client may take this long for its request.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The pause after a client could not be accepted (no descriptors, say).
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 /// A request may be this long.
 const REQUEST_LIMIT: u64 = 8 << 10;
 
-/// Serves what it was last shown. Clients are served one after the other, by a thread that ends
-/// with the process.
-pub(super) struct MetricsServer {
+/// Serves what `render` gives at the time. Clients are served one after the other, by a thread that
+/// ends with the process.
+pub(crate) fn serve(
+    address: SocketAddr,
+    render: impl Fn() -> String + Send + 'static,
+) -> Result<(), Failure> {
+    let listener = TcpListener::bind(address).map_err(|error| {
+        let error = anyhow::Error::new(error).context(format!("listen at {address}"));
+        Failure::option("--metrics", error)
+    })?;
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            match client {
+                // A client that goes away is its own business.
+                Ok(client) => drop(answer(client, &render())),
+                Err(_) => thread::sleep(PAUSE_AFTER_ERROR),
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Serves what it was last shown.
+pub(crate) struct MetricsServer {
     text: Arc<Mutex<String>>,
 }
 
 impl MetricsServer {
-    pub(super) fn start(address: SocketAddr) -> Result<MetricsServer, Failure> {
-        let listener = TcpListener::bind(address).map_err(|error| {
-            let error = anyhow::Error::new(error).context(format!("listen at {address}"));
-            Failure::option("--metrics", error)
-        })?;
+    pub(crate) fn start(address: SocketAddr) -> Result<MetricsServer, Failure> {
         let text = Arc::new(Mutex::new(String::new()));
         let shown = Arc::clone(&text);
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                // Copied, so that a slow client does not hold up the watch.
-                let text = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                // A client that goes away is its own business.
-                let _ = answer(client, &text);
-            }
-        });
+        // Copied, so that a slow client does not hold up who shows.
+        let render = move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        serve(address, render)?;
         Ok(MetricsServer { text })
     }
 
-    pub(super) fn show(&self, text: String) {
+    pub(crate) fn show(&self, text: String) {
         *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 }
