@@ -1,9 +1,9 @@
 //! The handlers against each other, in turns.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::spread::percentile;
-use crate::{BenchError, Handler, HandlerKind, Order, Source, Spread, measure};
+use crate::{BenchError, Handler, HandlerKind, Order, Served, Source, Spread, Vmm};
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
@@ -16,6 +16,9 @@ pub struct Contest {
     pub rounds: u32,
     /// The program and the arguments of Surefault's entry.
     pub surefault: HandlerKind,
+    /// The command that plays a [`Vmm`] in a process of its own, and writes what was [`Served`] as
+    /// JSON.
+    pub player: fn(&Vmm) -> Command,
 }
 
 /// Who takes part, and in what.
@@ -49,9 +52,7 @@ pub struct Row {
 /// One measurement of a round.
 struct Point {
     entrant: Entrant,
-    rate: f64,
-    p50: f64,
-    p99: f64,
+    served: Served,
 }
 
 /// Measures. `told` is called before each measurement, with the round, counted from 1.
@@ -89,20 +90,37 @@ pub fn run(
                         threads,
                     };
                     told(round, entrant);
-                    let served = measure(handler, &source, order, threads, round.into())?;
-                    let mut accesses = served.accesses_ns;
-                    points.push(Point {
-                        entrant,
-                        rate: served.pages_per_second,
-                        p50: percentile(&mut accesses, 50).into(),
-                        p99: percentile(&mut accesses, 99).into(),
-                    });
+                    let vmm = Vmm {
+                        socket: handler.socket().to_owned(),
+                        pages: contest.pages,
+                        order,
+                        threads,
+                        seed: round.into(),
+                    };
+                    let served = played(contest, &vmm);
+                    handler.check()?;
+                    let served = served.map_err(|said| BenchError::Vmm {
+                        name: entrant.name,
+                        entrant: format!("{order:?} with {threads} threads"),
+                        said,
+                    })?;
+                    points.push(Point { entrant, served });
                 }
             }
         }
         rounds.push(points);
     }
     Ok(rows(&rounds))
+}
+
+/// What a VMM in a process of its own says, or what is wrong with it.
+fn played(contest: &Contest, vmm: &Vmm) -> Result<Served, String> {
+    let output = (contest.player)(vmm).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("the VMM cannot be started: {error}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("the VMM's words: {error}"))
 }
 
 fn rows(rounds: &[Vec<Point>]) -> Vec<Row> {
@@ -117,15 +135,15 @@ fn rows(rounds: &[Vec<Point>]) -> Vec<Row> {
                 let other = Entrant { name, ..entrant };
                 let ratios = rounds.iter().filter_map(move |points| {
                     let other = points.iter().find(|point| point.entrant == other)?;
-                    Some(of(points, entrant).rate / other.rate)
+                    Some(of(points, entrant).pages_per_second / other.served.pages_per_second)
                 });
                 Spread::of(ratios)
             };
             Row {
                 entrant,
-                pages_per_second: Spread::of(mine().map(|point| point.rate)),
-                p50_ns: Spread::of(mine().map(|point| point.p50)),
-                p99_ns: Spread::of(mine().map(|point| point.p99)),
+                pages_per_second: Spread::of(mine().map(|served| served.pages_per_second)),
+                p50_ns: Spread::of(mine().map(|served| served.p50_ns.into())),
+                p99_ns: Spread::of(mine().map(|served| served.p99_ns.into())),
                 to_floor: against(HandlerKind::Floor.name()),
                 to_ceiling: against(HandlerKind::Ceiling.name()),
             }
@@ -133,9 +151,7 @@ fn rows(rounds: &[Vec<Point>]) -> Vec<Row> {
         .collect()
 }
 
-fn of(points: &[Point], entrant: Entrant) -> &Point {
-    points
-        .iter()
-        .find(|point| point.entrant == entrant)
-        .expect("every round has the same entrants")
+fn of(points: &[Point], entrant: Entrant) -> &Served {
+    let point = points.iter().find(|point| point.entrant == entrant);
+    &point.expect("every round has the same entrants").served
 }

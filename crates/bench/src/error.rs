@@ -52,37 +52,45 @@ pub enum BenchError {
         source: io::Error,
     },
     /// A handler has ended.
-    #[error("{name} has ended ({status})")]
+    #[error("{name} has ended ({status}): {said}")]
     Ended {
         /// The handler.
         name: &'static str,
         /// How.
         status: ExitStatus,
+        /// The last line that it said.
+        said: String,
     },
-    /// A handler does not listen, or does not take the handshake.
-    #[error("no connection to {name}")]
-    Connect {
+    /// A handler does not listen.
+    #[error("{name} does not listen after {patience:?}")]
+    Silent {
         /// The handler.
         name: &'static str,
-        /// The system's answer.
-        source: Errno,
+        /// For how long it was waited.
+        patience: Duration,
     },
+    /// A handler does not take the handshake.
+    #[error("no connection to the handler")]
+    Connect(#[source] Errno),
     /// A handler does not serve.
-    #[error("{name} has not served {pages} pages within {patience:?}")]
+    #[error("the handler has not served {pages} pages within {patience:?}")]
     NotServed {
-        /// The handler.
-        name: &'static str,
         /// How many were to be served.
         pages: u32,
         /// For how long it was waited.
         patience: Duration,
     },
     /// A handler has served wrong bytes.
-    #[error("{name} has served {pages} pages with wrong contents")]
-    Wrong {
+    #[error("the handler has served {0} pages with wrong contents")]
+    Wrong(u64),
+    /// A VMM that was played came to no end.
+    #[error("{name}, {entrant}: {said}")]
+    Vmm {
         /// The handler.
         name: &'static str,
-        /// How many.
-        pages: u64,
+        /// What was measured.
+        entrant: String,
+        /// What it said.
+        said: String,
     },
 }

@@ -1,13 +1,10 @@
 //! The programs that serve: processes of their own, each behind a socket.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::os::fd::OwnedFd;
 
 use crate::{BenchError, Source};
 
@@ -99,6 +96,8 @@ fn compile(dir: &Path) -> Result<PathBuf, BenchError> {
 pub struct Handler {
     name: &'static str,
     socket: PathBuf,
+    /// What it says on standard error.
+    log: PathBuf,
     child: Child,
 }
 
@@ -110,81 +109,60 @@ impl Handler {
     pub fn start(kind: &HandlerKind, source: &Source) -> Result<Handler, BenchError> {
         let name = kind.name();
         let socket = source.dir().join(format!("{name}.sock"));
+        let log = source.dir().join(format!("{name}.log"));
+        let failed = |source| BenchError::Start { name, source };
         let child = kind
             .command(&socket, source)?
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(File::create(&log).map_err(failed)?)
             .spawn()
-            .map_err(|source| BenchError::Start { name, source })?;
+            .map_err(failed)?;
         let mut handler = Handler {
             name,
             socket,
+            log,
             child,
         };
         let until = Instant::now() + PATIENCE;
         while !handler.socket.exists() {
             handler.check()?;
             if Instant::now() >= until {
-                let source = Errno::TIMEDOUT;
-                return Err(BenchError::Connect { name, source });
+                let patience = PATIENCE;
+                return Err(BenchError::Silent { name, patience });
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(handler)
     }
 
-    /// Its name in tables.
-    pub fn name(&self) -> &'static str {
-        self.name
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Whether it has ended.
-    pub(crate) fn check(&mut self) -> Result<(), BenchError> {
+    ///
+    /// # Errors
+    /// When it has.
+    pub fn check(&mut self) -> Result<(), BenchError> {
         let name = self.name;
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(BenchError::Ended { name, status }),
+            Ok(Some(status)) => {
+                let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+                let said = said.lines().last().unwrap_or("it said nothing").to_owned();
+                Err(BenchError::Ended { name, status, said })
+            }
             Err(source) => Err(BenchError::Start { name, source }),
         }
     }
-
-    /// Ends it.
-    pub(crate) fn kill(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// A connection to it.
-    pub(crate) fn connect(&mut self) -> Result<OwnedFd, BenchError> {
-        self.check()?;
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match connect(&self.socket) {
-                Ok(connection) => return Ok(connection),
-                // It has bound its socket and does not listen yet.
-                Err(Errno::CONNREFUSED) if Instant::now() < until => {
-                    self.check()?;
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                Err(source) => {
-                    let name = self.name;
-                    return Err(BenchError::Connect { name, source });
-                }
-            }
-        }
-    }
-}
-
-fn connect(socket: &Path) -> Result<OwnedFd, Errno> {
-    let kind = (AddressFamily::UNIX, SocketType::STREAM);
-    let connection = rustix::net::socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, None)?;
-    rustix::net::connect(&connection, &SocketAddrUnix::new(socket)?)?;
-    Ok(connection)
 }
 
 impl Drop for Handler {
     fn drop(&mut self) {
-        self.kill();
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -1,7 +1,7 @@
 //! Plays a VMM whose memory is served by somebody else, and measures who serves it how fast.
 //!
 //! ```text
-//!   this process: the VMM                       another process: a handler
+//!   a process: the VMM                                another process: a handler
 //!   memory, N faulting threads  ── uffd, regions ──►  floor | ceiling | surefault serve
 //! ```
 //!
@@ -25,4 +25,4 @@ pub use error::BenchError;
 pub use handler::{Handler, HandlerKind};
 pub use source::Source;
 pub use spread::Spread;
-pub use vmm::{Order, Served, measure};
+pub use vmm::{Order, Served, Vmm};

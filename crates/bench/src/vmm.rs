@@ -2,19 +2,25 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::{Barrier, mpsc};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
+use serde::{Deserialize, Serialize};
 use surefault_core::plan::mix;
 
 use crate::memory::{Memory, page_size};
-use crate::{BenchError, Handler, Source};
+use crate::spread::percentile;
+use crate::{BenchError, Source};
 
 /// How long a handler may take to serve everything.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// In which order the pages are touched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,86 +31,104 @@ pub enum Order {
     Sequential,
 }
 
+/// A VMM to be played.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vmm {
+    /// The handler's socket.
+    pub socket: PathBuf,
+    /// Pages of memory, as many as the [`Source`] has.
+    pub pages: u32,
+    /// The order in which they are touched.
+    pub order: Order,
+    /// Threads that touch them.
+    pub threads: usize,
+    /// Of the random order.
+    pub seed: u64,
+}
+
 /// What a handler did for one VM.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Served {
     /// Pages touched per second, over all threads.
     pub pages_per_second: f64,
-    /// How long each access took, in nanoseconds, in no particular order.
-    pub accesses_ns: Vec<u32>,
+    /// Half of the accesses took no longer, in nanoseconds.
+    pub p50_ns: u32,
+    /// 99 of 100 took no longer.
+    pub p99_ns: u32,
 }
 
-/// Has `handler` serve a VM all pages of `source`, touched by `threads` threads, each page once.
-///
-/// # Errors
-/// When the host lacks something, or the handler does not do its work.
-pub fn measure(
-    handler: &mut Handler,
-    source: &Source,
-    order: Order,
-    threads: usize,
-    seed: u64,
-) -> Result<Served, BenchError> {
-    let pages = source.pages();
-    let parts = parts(pages, order, threads, seed);
-    let (memory, uffd) = Memory::new(pages)?;
-    let connection = handler.connect()?;
-    let name = handler.name();
-    send(connection.as_fd(), uffd.as_fd(), &memory)
-        .map_err(|source| BenchError::Connect { name, source })?;
+impl Vmm {
+    /// Has all pages served, each touched once.
+    ///
+    /// To be called once in the life of a process: a handler may take a process for one VM, and when
+    /// it does not serve, only the end of the process ends the threads that wait for it.
+    ///
+    /// # Errors
+    /// When the host lacks something, or the handler does not do its work.
+    pub fn play(&self) -> Result<Served, BenchError> {
+        let (memory, uffd) = Memory::new(self.pages)?;
+        let memory = Arc::new(memory);
+        let connection = connect(&self.socket).map_err(BenchError::Connect)?;
+        send(connection.as_fd(), uffd.as_fd(), &memory).map_err(BenchError::Connect)?;
+        // The handler has it now. If it dies, nobody waits for ever, but finds zeros.
+        drop(uffd);
 
-    let barrier = Barrier::new(threads);
-    let (done, finished) = mpsc::channel();
-    let served = std::thread::scope(|scope| {
-        for part in &parts {
-            let (done, barrier, memory) = (done.clone(), &barrier, &memory);
-            scope.spawn(move || {
+        let barrier = Arc::new(Barrier::new(self.threads));
+        let (done, finished) = mpsc::channel();
+        for part in parts(self.pages, self.order, self.threads, self.seed) {
+            let (done, barrier, memory) = (done.clone(), barrier.clone(), memory.clone());
+            std::thread::spawn(move || {
                 barrier.wait();
-                let _ = done.send(touch(memory, part));
+                let _ = done.send(touch(&memory, &part));
             });
         }
-        drop(done);
         let until = Instant::now() + PATIENCE;
-        let mut all = Vec::with_capacity(threads);
-        while all.len() < threads {
+        let mut served = Vec::with_capacity(self.threads);
+        while served.len() < self.threads {
             let left = until.saturating_duration_since(Instant::now());
-            match finished.recv_timeout(left.min(Duration::from_millis(200))) {
-                Ok(touched) => all.push(touched),
-                Err(_) if left.is_zero() => {
-                    // With the last userfaultfd closed nobody is blocked any more.
-                    handler.kill();
-                    drop(uffd);
-                    let patience = PATIENCE;
-                    return Err(BenchError::NotServed {
-                        name,
-                        pages,
-                        patience,
-                    });
-                }
-                Err(_) => {
-                    if let Err(ended) = handler.check() {
-                        drop(uffd);
-                        return Err(ended);
-                    }
-                }
-            }
+            let touched = finished.recv_timeout(left);
+            served.push(touched.map_err(|_| BenchError::NotServed {
+                pages: self.pages,
+                patience: PATIENCE,
+            })?);
         }
-        Ok(all)
-    })?;
-
-    let wrong: u64 = served.iter().map(|touched| touched.wrong).sum();
-    if wrong > 0 {
-        return Err(BenchError::Wrong { name, pages: wrong });
+        self.count(served)
     }
-    let begun = served.iter().map(|touched| touched.begun).min();
-    let ended = served.iter().map(|touched| touched.ended).max();
-    let elapsed = begun.zip(ended).map(|(begun, ended)| ended - begun);
-    let seconds = elapsed.unwrap_or_default().as_secs_f64();
-    let accesses = served.into_iter().flat_map(|touched| touched.accesses_ns);
-    Ok(Served {
-        pages_per_second: f64::from(pages) / seconds.max(1e-9),
-        accesses_ns: accesses.collect(),
-    })
+
+    fn count(&self, served: Vec<Touched>) -> Result<Served, BenchError> {
+        let wrong: u64 = served.iter().map(|touched| touched.wrong).sum();
+        if wrong > 0 {
+            return Err(BenchError::Wrong(wrong));
+        }
+        let begun = served.iter().map(|touched| touched.begun).min();
+        let ended = served.iter().map(|touched| touched.ended).max();
+        let elapsed = begun.zip(ended).map(|(begun, ended)| ended - begun);
+        let seconds = elapsed.unwrap_or_default().as_secs_f64();
+        let accesses = served.into_iter().flat_map(|touched| touched.accesses_ns);
+        let mut accesses: Vec<u32> = accesses.collect();
+        Ok(Served {
+            pages_per_second: f64::from(self.pages) / seconds.max(1e-9),
+            p50_ns: percentile(&mut accesses, 50),
+            p99_ns: percentile(&mut accesses, 99),
+        })
+    }
+}
+
+/// A connection to a handler.
+fn connect(socket: &Path) -> Result<OwnedFd, Errno> {
+    let kind = (AddressFamily::UNIX, SocketType::STREAM);
+    let connection = rustix::net::socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, None)?;
+    let address = SocketAddrUnix::new(socket)?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match rustix::net::connect(&connection, &address) {
+            // It has bound its socket and does not listen yet.
+            Err(Errno::CONNREFUSED) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            connected => return connected.map(|()| connection),
+        }
+    }
 }
 
 /// The pages that each thread touches, in its order.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
-use surefault_bench::{BenchError, Handler, HandlerKind, Order, Source, measure};
+use surefault_bench::{BenchError, Handler, HandlerKind, Order, Source, Vmm};
 use surefault_testkit::trial;
 use surefault_uffd::{Options, Userfaultfd};
 
@@ -14,9 +14,16 @@ fn served_by(kind: &HandlerKind, order: Order) {
     let mut handler = Handler::start(kind, &source).expect("a handler");
     // One VM after the other.
     for threads in [1, 3] {
-        let served = measure(&mut handler, &source, order, threads, 3).expect("served");
-        assert_eq!(served.accesses_ns.len(), PAGES as usize);
-        assert!(served.pages_per_second > 0.0);
+        let vmm = Vmm {
+            socket: handler.socket().to_owned(),
+            pages: PAGES,
+            order,
+            threads,
+            seed: 3,
+        };
+        let served = vmm.play().expect("served");
+        assert!(served.pages_per_second > 0.0 && served.p50_ns <= served.p99_ns);
+        handler.check().expect("it goes on");
     }
 }
 
@@ -36,7 +43,9 @@ fn a_program_that_ends_is_noticed() {
         arguments: Vec::new(),
     };
     match Handler::start(&kind, &source) {
-        Err(BenchError::Ended { status, .. }) => assert_eq!(status.code(), Some(1)),
+        Err(BenchError::Ended { status, said, .. }) => {
+            assert_eq!((status.code(), said.as_str()), (Some(1), "it said nothing"));
+        }
         other => panic!("{other:?}"),
     }
 }

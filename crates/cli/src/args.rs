@@ -8,6 +8,7 @@ use surefault_core::run::{ApfMode, PagerMode};
 
 pub(crate) use run::{RunArgs, policy_parser, positive};
 
+use crate::bench::BenchArgs;
 use crate::watch::WatchArgs;
 
 /// Memory on demand for KVM guests, in which every page fault ends: with the page, or with an error
@@ -74,6 +75,9 @@ pub(crate) enum Command {
     /// Exit codes: 0 all pages were right; 2 bad usage or input; 3 pages could not be read, or were
     /// wrong; 5 the host lacks something; 1 anything unexpected.
     AttachDemo(crate::attach_demo::AttachDemoArgs),
+
+    /// Measure what serving page faults costs on this host.
+    Bench(BenchArgs),
 }
 
 #[derive(Args, Clone, Debug)]

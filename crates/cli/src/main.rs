@@ -3,6 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `args` | what can be written on the command line |
+//! | `bench` | the command `bench`: the daemon beside a floor and a ceiling |
 //! | `check` | combinations that mean nothing, or do not exist yet |
 //! | `exit` | the exit codes, and failures that carry one |
 //! | `store` | from flags to the source and its fault plan |
@@ -21,6 +22,7 @@
 
 mod args;
 mod attach_demo;
+mod bench;
 mod check;
 mod compare;
 mod ctl;
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(args),
         Command::Ctl(args) => ctl::ctl(args),
         Command::AttachDemo(args) => attach_demo::run(args),
+        Command::Bench(args) => bench::bench(args),
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -51,7 +51,7 @@ pub(crate) struct Settings {
 
     /// What is read before it is wanted: `none`, `around=N` (the block of N pages that a page lies
     /// in), or `sequential` (what follows, where pages are wanted one after the other) [default:
-    /// none].
+    /// sequential].
     #[arg(long, value_name = "HOW")]
     #[serde(deserialize_with = "parsed")]
     pub(crate) prefetch: Option<Prefetch>,

@@ -4,6 +4,7 @@
     reason = "a test waits for a page of its own that nobody provides"
 )]
 
+mod bench;
 mod compare;
 mod demo;
 mod host;
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
         demo::CASES,
         probe::CASES,
         compare::CASES,
+        bench::CASES,
         watch::CASES,
         serve::CASES,
     ]
