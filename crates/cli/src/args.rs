@@ -181,7 +181,8 @@ pub(crate) enum OnError {
     Exit,
     /// The vCPU waits at the faulting instruction until it is told to go on (not available yet).
     Stop,
-    /// The guest is told, and kills the task (not available yet).
+    /// The guest is told, by a machine check or by the error word of "page ready", and kills the
+    /// task. Where it cannot be told the run ends with the report.
     Guest,
 }
 

@@ -23,7 +23,13 @@ pub(crate) fn check(args: &RunArgs, machine: Machine) -> Result<(), Failure> {
     match args.on_error {
         OnError::Exit => {}
         OnError::Stop => return not_yet("--on-error stop", "--on-error exit"),
-        OnError::Guest => return not_yet("--on-error guest", "--on-error exit"),
+        OnError::Guest if args.pager == PagerChoice::None => {
+            return Err(Failure::usage(
+                "--on-error guest means nothing with --pager none: Linux alone tells no guest that \
+                 a page has failed",
+            ));
+        }
+        OnError::Guest => {}
     }
     if let Some(page) = beyond(args) {
         let (pages, last) = (args.pages, args.pages - 1);

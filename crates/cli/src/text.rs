@@ -76,6 +76,9 @@ pub(crate) fn result(ran: &Ran, args: &RunArgs) -> String {
             for what in from_user_space(stats) {
                 line(&mut text, "apf", what);
             }
+            if stats.tasks_killed > 0 {
+                line(&mut text, "guest", killed(stats.tasks_killed.into()));
+            }
         }
     }
     if let Some(counted) = kvm(stats) {
@@ -86,10 +89,7 @@ pub(crate) fn result(ran: &Ran, args: &RunArgs) -> String {
 
 /// What the policy did that is not seen elsewhere.
 fn policy(counts: &Counts, told: u64) -> impl Iterator<Item = String> {
-    let told = (told > 0).then(|| {
-        let tasks = count(told, "task");
-        format!("{tasks} killed by the guest, which was told that there is no page")
-    });
+    let told = (told > 0).then(|| killed(told));
     let wrong = (counts.wrong_reports > 0).then(|| {
         let reports = count(counts.wrong_reports, "report");
         format!("WRONG: {reports} with a task on the vCPU that did not touch the page")
@@ -111,11 +111,12 @@ fn from_user_space(stats: &RunStats) -> impl Iterator<Item = String> {
             let times = count(times, "time");
             format!("one page asked for again after \"ready\" {times}")
         });
-    let killed = (stats.tasks_killed > 0).then(|| {
-        let tasks = count(stats.tasks_killed.into(), "task");
-        format!("{tasks} killed by the guest, which was told that there is no page")
-    });
-    [faults, again, killed].into_iter().flatten()
+    [faults, again].into_iter().flatten()
+}
+
+fn killed(tasks: u64) -> String {
+    let tasks = count(tasks, "task");
+    format!("{tasks} killed by the guest, which was told that there is no page")
 }
 
 /// What KVM says of the faults, where it says anything.

@@ -27,13 +27,14 @@
 //! | [`Waiting`](VcpuState::Waiting) | `handle_settled`, `handle_interrupted` |
 //! | [`Halted`](VcpuState::Halted) | `handle_interrupt`, `handle_entry` when a completion is there |
 //! | [`Servicing`](VcpuState::Servicing) | `handle_prefaulted` |
+//! | [`Telling`](VcpuState::Telling) | `handle_listening`, `handle_interrupted`, `handle_healed`, `handle_removed` |
 //! | [`Stopped`](VcpuState::Stopped) | `handle_resume` |
 //!
 //! How an access ends: **mapped** (`Resume` after the page came), **reported** (`Report`), **told**
-//! to the guest (`Ready` with an error), **cancelled** (reset), or, when it failed asynchronously
+//! to the guest (`Ready` with an error, or `MachineCheck`), **cancelled** (reset), or, when it failed asynchronously
 //! and its task never came back, **unclaimed** (`Unclaimed`). What an item in the queue goes
 //! through is drawn in the module `item`, what a vCPU loop sees when Linux takes the faults is
-//! weighed in `observe`, what becomes of a fault that shows in the host first is in `note`.
+//! weighed in `observe`, whether the guest is told instead of stopped is decided in `tell`, what becomes of a fault that shows in the host first is in `note`.
 //!
 //! # Rules for a driver
 //! * Poll all effects after every input, and carry them out in order.
@@ -107,6 +108,7 @@ mod owed;
 mod serve;
 mod settings;
 mod take;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -128,6 +130,7 @@ pub use invariants::Violation;
 pub use item::ItemId;
 pub use observe::{LinuxApf, Seen};
 pub use settings::GuestApf;
+pub use tell::Listening;
 pub use token::WAKE_ALL;
 pub use vcpu::VcpuState;
 pub use view::Renaming;
@@ -342,9 +345,17 @@ impl<P: Policy> Faults<P> {
         });
     }
 
-    /// Ends owed errors of pages that `of` holds for, and forgets what was seen of them.
+    /// Ends owed errors of pages that `of` holds for, forgets what was seen of them, and has nobody
+    /// told of them any more.
     fn forget_pages(&mut self, of: impl Fn(PageId) -> bool) {
         self.observed.forget(&of);
+        for id in (0..u32::from(self.config.vcpus)).map(VcpuId::new) {
+            if let Some(VcpuState::Telling(fault, _)) = self.vcpu_state(id)
+                && of(fault.page)
+            {
+                self.resume(id);
+            }
+        }
         while let Some((page, failure)) = self.owed.take_if(&of) {
             self.unclaimed(page, failure);
         }

@@ -164,7 +164,7 @@ pub struct RunStats {
     pub pages_done: u64,
     /// Tasks that came to their end.
     pub tasks_finished: u16,
-    /// Tasks that the guest killed because it was told that there is no page for them.
+    /// Tasks that the guest killed, having been told that there is no page for them.
     pub tasks_killed: u16,
     /// Checksums, and words written, that differed from what follows from the source. Anything but
     /// 0 is a bug.

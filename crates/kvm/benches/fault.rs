@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use surefault_core::run::{Irqchip, Outcome};
+use surefault_core::run::{Irqchip, OnError, Outcome};
 use surefault_core::workload::Workload;
 use surefault_core::{PageCount, PageSize};
 use surefault_kvm::linux_alone::LinuxAlone;
@@ -153,6 +153,8 @@ fn guest(data: Arc<Mapping>, pages: &Arc<dyn PageSource>, source: &InMemory) -> 
         faults: Faults::Synchronous,
         irqchip: Irqchip::Kernel,
         apf: None,
+        on_error: OnError::Exit,
+        vendor: None,
     };
     let signals = signals::install().expect("signal handlers");
     let (machine, vcpus) = Machine::new(&spec, data, pages, signals).expect("a machine");

@@ -36,3 +36,19 @@ pub const CPUID_SUREFAULT_FEATURES: u32 = CPUID_SUREFAULT + 1;
 /// Bit 4 of `MSR_KVM_ASYNC_PF_EN` is not reserved: it asks for the error word at offset 8 of the
 /// shared area, which is written before the token.
 pub const FEATURE_ERROR_WORD: u32 = 1 << 0;
+/// The machine-check capabilities that KVM can give a vCPU: `_IOR(KVMIO, 0x9d, __u64)`, on
+/// `/dev/kvm`.
+pub const KVM_X86_GET_MCE_CAP_SUPPORTED: u64 = 0x8008_ae9d;
+/// Gives a vCPU machine checks: `_IOW(KVMIO, 0x9c, __u64)`.
+pub const KVM_X86_SETUP_MCE: u64 = 0x4008_ae9c;
+/// Has a vCPU take a machine check: `_IOW(KVMIO, 0x9e, struct kvm_x86_mce)`.
+pub const KVM_X86_SET_MCE: u64 = 0x4040_ae9e;
+
+/// Machine checks: the state of the one that is being handled.
+pub const MSR_MCG_STATUS: u32 = 0x17a;
+/// Which of a CPU's machine checks are reported: all ones for all.
+pub const MSR_MCG_CTL: u32 = 0x17b;
+/// Local machine checks are on.
+pub const MSR_MCG_EXT_CTL: u32 = 0x4d0;
+/// Which of the first bank's machine checks are reported.
+pub const MSR_MC0_CTL: u32 = 0x400;

@@ -42,7 +42,7 @@ use std::time::Instant;
 use kvm_bindings::kvm_vcpu_events;
 use kvm_ioctls::VmFd;
 use surefault_core::faults::{
-    ConfigError, DoubleFault, Fault, Faults, FaultsConfig, Moment, Root, VcpuState,
+    ConfigError, DoubleFault, Fault, Faults, FaultsConfig, Listening, Moment, Root, VcpuState,
 };
 use surefault_core::policy::PolicyKind;
 use surefault_core::residency::{PageOutcome, PageState};
@@ -72,6 +72,8 @@ pub struct ApfSpec {
     pub keeps_record: bool,
     /// The guest is offered an error word in "ready" (our own CPUID leaf says so).
     pub error_word: bool,
+    /// A failed access goes to the guest where it can be told.
+    pub errors_to_guest: bool,
     /// When a blocked thread is worth a kick.
     pub patience: Patience,
 }
@@ -114,6 +116,8 @@ pub(crate) enum Taken {
     Announced,
     /// It stops with a report.
     Stopped,
+    /// It stands at a failed access of which the guest is to be told, if it can be.
+    Ask,
     /// It waits, or there is nothing to wait for.
     Waits,
 }
@@ -129,6 +133,7 @@ impl Apf {
             hlt_in_guest: true,
             double_fault: DoubleFault::Queue,
             error_word: spec.error_word,
+            errors_to_guest: spec.errors_to_guest,
             ..FaultsConfig::new(spec.vcpus)
         };
         let machine = Faults::with(config, spec.policy.build(&config))?;
@@ -172,8 +177,12 @@ impl Apf {
         if let Some((fault, failure)) = state.vcpu(id).report.take() {
             return Next::Report(fault, failure);
         }
-        // A vCPU that waits goes back into its fault.
-        if !matches!(state.machine.vcpu_state(id), Some(VcpuState::Waiting(_))) {
+        // A vCPU that waits goes back into its fault, and one whose guest is to be told is refused
+        // the page there.
+        if !matches!(
+            state.machine.vcpu_state(id),
+            Some(VcpuState::Waiting(_) | VcpuState::Telling(..))
+        ) {
             state.machine.handle_entry(id, Root::default());
             self.drain(&mut state, None);
             if let Some((fault, failure)) = state.vcpu(id).report.take() {
@@ -187,14 +196,20 @@ impl Apf {
         Next::Enter
     }
 
-    /// The vCPU's thread is out of the guest. `blocked_on` is where it was blocked, if it was seen.
-    pub(crate) fn exited(&self, id: VcpuId, interrupted: bool) -> Option<Hva> {
+    /// The vCPU's thread is out of the guest: by a signal that says no more, or `refused` a page, or
+    /// for something of the guest's. Gives where it was blocked, if it was seen.
+    pub(crate) fn exited(&self, id: VcpuId, interrupted: bool, refused: bool) -> Option<Hva> {
         if interrupted && let Some(pages) = self.pages() {
             // What was read of this thread before it came out is noted after this.
             pages.pass_events();
         }
         let mut state = self.state();
         state.vcpu(id).in_kvm = false;
+        if !refused && matches!(state.machine.vcpu_state(id), Some(VcpuState::Telling(..))) {
+            // An interrupt has taken it away from the access, which will come again.
+            state.machine.handle_interrupted(id);
+            self.drain(&mut state, None);
+        }
         let page = state.machine.noted(id)?;
         let blocked = state.vcpu(id).blocked?;
         debug_assert_eq!(blocked.page, page, "noted in one step");
@@ -258,8 +273,12 @@ impl Apf {
                     state.machine.handle_settled(id, fault.page, outcome);
                 }
             }
-            // The page it waited for came; this is another page of the same instruction.
-            Some(VcpuState::Waiting(_)) => drop(state.machine.handle_interrupted(id)),
+            Some(VcpuState::Telling(telling, _)) if is_same(&telling, &fault) => {}
+            // The page it waited for came; this is another page of the same instruction. Or it is
+            // not at the access any more of which its guest was to be told.
+            Some(VcpuState::Waiting(_) | VcpuState::Telling(..)) => {
+                state.machine.handle_interrupted(id);
+            }
             _ => {
                 state.asked(fault.page, known);
                 state.machine.handle_fault(id, fault, &moment, known);
@@ -268,11 +287,23 @@ impl Apf {
         let announced = self.drain(&mut state, Some((id, events)));
         drop(state);
         self.demand_what_is_wanted();
-        match announced {
-            true => Taken::Announced,
-            false if self.state().vcpu(id).report.is_some() => Taken::Stopped,
-            false => Taken::Waits,
+        let mut state = self.state();
+        match state.machine.vcpu_state(id) {
+            _ if announced => Taken::Announced,
+            _ if state.vcpu(id).report.is_some() => Taken::Stopped,
+            // Refused the page already, at this access; otherwise it is about to be.
+            Some(VcpuState::Telling(telling, _)) if is_same(&telling, &fault) => Taken::Ask,
+            _ => Taken::Waits,
         }
+    }
+
+    /// Whether the guest can be told of the access at which the vCPU has just been refused its page.
+    /// True when it is to be, by a machine check.
+    pub(crate) fn listening(&self, id: VcpuId, listening: Listening) -> bool {
+        let mut state = self.state();
+        state.machine.handle_listening(id, listening);
+        self.drain(&mut state, None);
+        std::mem::take(&mut state.vcpu(id).machine_check)
     }
 
     /// `page` is not failed any more: what is remembered of its failure counts for nothing.
@@ -351,4 +382,9 @@ impl Apf {
             None => false,
         }
     }
+}
+
+/// The same access: its page, and the instruction.
+fn is_same(one: &Fault, other: &Fault) -> bool {
+    (one.page, one.rip) == (other.page, other.rip)
 }

@@ -25,6 +25,7 @@
 //! | [`apf`] | asynchronous faults from user space, under any policy |
 //! | [`vcpu`] | one vCPU, whose every fault ends; `mmio`: accesses that an exit left half done |
 //! | [`decode`], `footprint`, `cpu` | from registers to the pages that an instruction touches |
+//! | [`mce`] | machine checks, which tell a guest of a page that is lost |
 //! | [`signals`] | SIGBUS and the kick |
 //! | [`interrupts`] | interrupts, where the controllers are not in KVM |
 //! | [`stats`] | what KVM counts |
@@ -50,6 +51,7 @@ mod footprint;
 pub mod interrupts;
 pub mod linux_alone;
 pub mod machine;
+pub mod mce;
 pub mod memory;
 mod mmio;
 pub mod pages;

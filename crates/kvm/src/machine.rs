@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use surefault_core::faults::{ConfigError, LinuxApf};
-use surefault_core::run::{Counters, Irqchip, TaskId};
+use surefault_core::run::{Counters, Irqchip, OnError, TaskId};
 use surefault_core::workload::Workload;
 use surefault_core::{Gpa, PageId, PageSize, VcpuId};
 use surefault_guest::abi::DATA_BASE;
@@ -16,6 +16,7 @@ use surefault_guest::{
 use thiserror::Error;
 
 use crate::apf::Apf;
+use crate::mce::Vendor;
 use crate::memory::{Mapping, MemoryError};
 use crate::pages::PageSource;
 use crate::signals::Signals;
@@ -40,6 +41,10 @@ pub struct MachineSpec {
     pub irqchip: Irqchip,
     /// Who tells the guest of asynchronous faults, with [`Faults::FromUserSpace`].
     pub apf: Option<Arc<Apf>>,
+    /// What happens when a page has failed.
+    pub on_error: OnError,
+    /// Whose CPUs the guest is to believe it has; the host's when `None`.
+    pub vendor: Option<Vendor>,
 }
 
 /// A VM with its memory, ready to run. Its vCPUs are apart ([`Machine::new`]), since each is run
@@ -92,6 +97,10 @@ impl Machine {
         signals: Signals,
     ) -> Result<(Machine, Vec<Vcpu>), MachineError> {
         let mut vm = Vm::new(spec.faults, spec.irqchip)?;
+        vm.set_vcpus(spec.vcpus);
+        if let Some(vendor) = spec.vendor {
+            vm.set_vendor(vendor);
+        }
         let (layout, contents) = Layout::new(&GuestSpec {
             vcpus: spec.vcpus,
             workload: &spec.workload,
@@ -118,10 +127,13 @@ impl Machine {
             Faults::Synchronous | Faults::FromUserSpace { .. } => LinuxApf::Off,
             Faults::Asynchronous => LinuxApf::On,
         };
-        let watch = Arc::new(Watch::new(spec.vcpus, linux_apf)?);
         if let Some(apf) = &spec.apf {
             apf.attach(&vm, pages);
         }
+        let watch = Arc::new(match spec.on_error {
+            OnError::Exit | OnError::Stop => Watch::new(spec.vcpus, linux_apf)?,
+            OnError::Guest => Watch::telling(spec.vcpus, linux_apf)?,
+        });
         let vcpus = (0..u32::from(spec.vcpus))
             .map(VcpuId::new)
             .map(|id| {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use surefault_core::policy::PolicyKind;
-use surefault_core::run::{ApfMode, Counters, Outcome, Reported, RunResult, RunSpec, RunStats};
+use surefault_core::run::{
+    ApfMode, Counters, OnError, Outcome, Reported, RunResult, RunSpec, RunStats,
+};
 use surefault_core::workload::Workload;
 use surefault_core::{FaultReport, PageId, PageIndex};
 use surefault_guest::abi::{PORT_DONE, PORT_TRAP};
@@ -79,8 +81,8 @@ pub fn run_workload(
             vcpus: spec.vcpus,
             policy: spec.policy,
             keeps_record: true,
-            // The guest that this policy was proposed with reads it.
-            error_word: spec.policy == PolicyKind::GuestError,
+            error_word: reads_errors(spec),
+            errors_to_guest: spec.on_error == OnError::Guest,
             patience: Patience::default(),
         })?)),
     };
@@ -96,11 +98,13 @@ pub fn run_workload(
             ApfMode::Off => Faults::Synchronous,
             ApfMode::Kernel => Faults::Asynchronous,
             ApfMode::User => Faults::FromUserSpace {
-                error_word: spec.policy == PolicyKind::GuestError,
+                error_word: reads_errors(spec),
             },
         },
         irqchip: spec.irqchip,
         apf,
+        on_error: spec.on_error,
+        vendor: None,
     };
     let (machine, vcpus) = Machine::new(&machine_spec, provider.data(), &pages, signals)?;
     let heal = |page: PageId| provider.heal(page);
@@ -118,6 +122,12 @@ pub fn run_workload(
     drop(provider);
     drop(machine);
     result
+}
+
+/// Whether the guest is offered the error word of "ready": the one that `guest-error` was proposed
+/// with reads it.
+fn reads_errors(spec: &RunSpec) -> bool {
+    spec.policy == PolicyKind::GuestError || spec.on_error == OnError::Guest
 }
 
 /// How long things may take.

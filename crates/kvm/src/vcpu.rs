@@ -28,6 +28,7 @@ use crate::apf::{self, Apf};
 use crate::boot;
 use crate::cpu::Cpu;
 use crate::interrupts::Interrupts;
+use crate::mce::MachineChecks;
 use crate::memory::MemoryError;
 use crate::mmio::Unfinished;
 use crate::pages::PageSource;
@@ -39,6 +40,7 @@ use missing::Missing;
 
 mod error;
 mod missing;
+mod tell;
 mod user;
 
 pub use error::VcpuError;
@@ -67,6 +69,10 @@ pub struct Vcpu {
     /// Where its asynchronous faults come from user space.
     apf: Option<Arc<Apf>>,
     unfinished: Option<Unfinished>,
+    /// Where KVM has them.
+    machine_checks: Option<MachineChecks>,
+    /// An exception is queued for the next entry, which no other event may join.
+    exception_queued: bool,
 }
 
 /// Why a run ended.
@@ -115,9 +121,11 @@ impl Vcpu {
             Irqchip::Kernel => None,
             Irqchip::User => Some(Arc::new(Interrupts::new(Arc::clone(&kicker)))),
         };
+        let fd = vm.create_vcpu(id)?;
+        let machine_checks = vm.machine_checks(&fd);
         Ok(Vcpu {
             id,
-            fd: vm.create_vcpu(id)?,
+            fd,
             slots: vm.slots().to_vec(),
             pages,
             watch,
@@ -126,6 +134,8 @@ impl Vcpu {
             halted: false,
             apf: None,
             unfinished: None,
+            machine_checks,
+            exception_queued: false,
         })
     }
 
@@ -196,6 +206,7 @@ impl Vcpu {
                 None => {
                     self.queue_interrupt()?;
                     let stop = self.enter()?;
+                    self.exception_queued = false;
                     let failed = armed.take_failed();
                     if failed.is_some() || !matches!(stop, Stop::Interrupted | Stop::Halted) {
                         self.watch.count_return();
@@ -222,7 +233,17 @@ impl Vcpu {
                 }
             };
             let (fault, access) = self.fault(&missing)?;
-            match self.watch.observed(self.id, fault, seen, missing.state) {
+            let mut judgement = self.watch.observed(self.id, fault, seen, missing.state);
+            if judgement == Judgement::Ask {
+                let listening = self.listening()?;
+                judgement = self.watch.listening(self.id, listening);
+            }
+            match judgement {
+                Judgement::Tell => {
+                    self.queue_machine_check(missing.gpa)?;
+                    self.exception_queued = true;
+                    retries = Retries::default();
+                }
                 Judgement::Report(fault, failure) => {
                     // KVM's frames are 4 KiB, whatever the host's pages are.
                     let report = fault.report(self.id, access, failure, PageSize::KIB_4);
@@ -231,8 +252,8 @@ impl Vcpu {
                         page: fault.page,
                     });
                 }
-                Judgement::Again if retries.again_at(fault.rip, missing.gpa) => {}
-                Judgement::Again => {
+                Judgement::Again | Judgement::Ask if retries.again_at(fault.rip, missing.gpa) => {}
+                Judgement::Again | Judgement::Ask => {
                     return Err(VcpuError::NoProgress {
                         vcpu: self.id,
                         gpa: missing.gpa,
@@ -297,7 +318,7 @@ impl Vcpu {
         let Some(interrupts) = &self.interrupts else {
             return Ok(());
         };
-        let queued = interrupts.queue_first(&mut self.fd, false);
+        let queued = interrupts.queue_first(&mut self.fd, self.exception_queued);
         queued.map_err(|source| VcpuError::Interrupt {
             vcpu: self.id,
             source,

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::abi;
 use crate::apf;
+use crate::mce::{self, MachineChecks, Vendor};
 use crate::memory::Mapping;
 
 /// Where KVM may put three pages of its own (VMX without unrestricted guests): in the hole below
@@ -50,6 +51,8 @@ pub struct Vm {
     faults: Faults,
     irqchip: Irqchip,
     synchronous: bool,
+    vendor: Option<Vendor>,
+    vcpus: u16,
     slots: Vec<Slot>,
 }
 
@@ -177,6 +180,8 @@ impl Vm {
             faults,
             irqchip,
             synchronous,
+            vendor: None,
+            vcpus: 1,
             slots: Vec::new(),
         })
     }
@@ -185,6 +190,22 @@ impl Vm {
     /// a guest with its interrupts off has nothing but synchronous faults.
     pub fn faults_are_synchronous(&self) -> bool {
         self.synchronous
+    }
+
+    /// It will have this many vCPUs, which a guest's machine checks depend on; 1 until this is said.
+    pub fn set_vcpus(&mut self, vcpus: u16) {
+        self.vcpus = vcpus;
+    }
+
+    /// Has the guest believe that its CPUs are of this vendor. Before any vCPU is created.
+    pub fn set_vendor(&mut self, vendor: Vendor) {
+        self.vendor = Some(vendor);
+    }
+
+    /// Gives `vcpu` machine checks; `None` where KVM has none.
+    pub(crate) fn machine_checks(&self, vcpu: &VcpuFd) -> Option<MachineChecks> {
+        let cpuid = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).ok()?;
+        MachineChecks::set_up(&self.kvm, vcpu, Vendor::of(&cpuid), self.vcpus)
     }
 
     /// Where its interrupt controllers are.
@@ -247,6 +268,11 @@ impl Vm {
         let mut cpuid = self.supported_cpuid()?;
         for entry in cpuid.as_mut_slice() {
             match entry.function {
+                0 => {
+                    if let Some([ebx, edx, ecx]) = self.vendor.and_then(Vendor::name) {
+                        (entry.ebx, entry.edx, entry.ecx) = (ebx, edx, ecx);
+                    }
+                }
                 1 => {
                     entry.ebx = (entry.ebx & 0x00ff_ffff) | (id.get() << 24);
                     if self.irqchip == Irqchip::User {
@@ -270,6 +296,7 @@ impl Vm {
         if self.faults == (Faults::FromUserSpace { error_word: true }) {
             offer_error_word(&mut cpuid)?;
         }
+        mce::offer(&mut cpuid);
         vcpu.set_cpuid2(&cpuid)
             .map_err(refused("setting a vCPU's CPUID"))?;
         Ok(vcpu)

@@ -4,6 +4,8 @@
 //! ```text
 //!  vCPU thread ── SIGBUS, EFAULT, MMIO in a slot ──► Faults ──► Retry, Confirm: enter again
 //!                      + the page's state               │
+//!                                                       ├─────► Tell: can the guest be told?
+//!                                                       │         └► MachineCheck: enter
 //!                                                       └─────► Report: stop
 //! ```
 //!
@@ -15,7 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
-use surefault_core::faults::{ConfigError, Effect, Fault, Faults, FaultsConfig, LinuxApf, Seen};
+use surefault_core::faults::{
+    ConfigError, Effect, Fault, Faults, FaultsConfig, LinuxApf, Listening, Seen,
+};
 use surefault_core::policy::Retry;
 use surefault_core::residency::PageState;
 use surefault_core::{Failure, Gpa, PageId, VcpuId};
@@ -51,6 +55,10 @@ fn address<S: Serializer>(named: &Option<Gpa>, serializer: S) -> Result<S::Ok, S
 pub(crate) enum Judgement {
     /// Enter the guest again, at the same instruction.
     Again,
+    /// Find out whether the guest can be told, and say so.
+    Ask,
+    /// Have the guest take a machine check, and enter it.
+    Tell,
     /// Stop, with a report of this.
     Report(Fault, Failure),
 }
@@ -61,9 +69,25 @@ impl Watch {
     /// # Errors
     /// When there are none, or more than 4096.
     pub fn new(vcpus: u16, apf: LinuxApf) -> Result<Watch, ConfigError> {
+        Watch::with(FaultsConfig::new(vcpus), apf)
+    }
+
+    /// The same, whose failures go to the guest where it can be told.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn telling(vcpus: u16, apf: LinuxApf) -> Result<Watch, ConfigError> {
+        let config = FaultsConfig {
+            errors_to_guest: true,
+            ..FaultsConfig::new(vcpus)
+        };
+        Watch::with(config, apf)
+    }
+
+    fn with(config: FaultsConfig, apf: LinuxApf) -> Result<Watch, ConfigError> {
         Ok(Watch {
             apf,
-            machine: Mutex::new(Faults::new(FaultsConfig::new(vcpus))?),
+            machine: Mutex::new(Faults::new(config)?),
             returns: AtomicU64::new(0),
             refused: Mutex::new(None),
         })
@@ -80,6 +104,14 @@ impl Watch {
         let mut machine = self.machine();
         // Not taken only from a vCPU that has been told to stop, which does not run.
         machine.handle_observed(vcpu, fault, seen, self.apf, state);
+        drain(&mut machine)
+    }
+
+    /// Whether the guest can be told of what its vCPU has seen.
+    pub(crate) fn listening(&self, vcpu: VcpuId, listening: Listening) -> Judgement {
+        let mut machine = self.machine();
+        // Stale when the page was healed meanwhile: then the vCPU just enters again.
+        machine.handle_listening(vcpu, listening);
         drain(&mut machine)
     }
 
@@ -131,6 +163,8 @@ fn drain(machine: &mut Faults<Retry>) -> Judgement {
     while let Some(effect) = machine.poll_effect() {
         match effect {
             Effect::Retry { .. } | Effect::Confirm { .. } | Effect::Resume { .. } => {}
+            Effect::Tell { .. } => judgement = Judgement::Ask,
+            Effect::MachineCheck { .. } => judgement = Judgement::Tell,
             Effect::Report { fault, failure, .. } => judgement = Judgement::Report(fault, failure),
             // Linux takes the faults: the machine is given none.
             Effect::NotPresent { .. }

@@ -7,7 +7,7 @@ use surefault_core::faults::{self, FaultsConfig, Paging};
 use surefault_core::plan::FailureMode;
 use surefault_core::policy::PolicyKind;
 use surefault_core::residency::{self, ResidencyConfig};
-use surefault_core::run::{ApfMode, RunSpec, TaskId};
+use surefault_core::run::{ApfMode, OnError, RunSpec, TaskId};
 use surefault_core::workload::Workload;
 use surefault_core::{Gfn, PageIndex, SlotId};
 use thiserror::Error;
@@ -193,6 +193,7 @@ impl SimSpec {
             // synchronous.
             hlt_in_guest: self.run.apf == ApfMode::Off,
             error_word: self.guest_reads_errors,
+            errors_to_guest: self.run.on_error == OnError::Guest,
             ..FaultsConfig::new(self.run.vcpus)
         }
     }
@@ -216,6 +217,12 @@ impl SimSpec {
         }
         if self.run.tasks == 0 {
             return Err(SimError::NoTasks);
+        }
+        if self.run.on_error == OnError::Stop {
+            return Err(SimError::NobodyResumes);
+        }
+        if (self.run.on_error, self.host) == (OnError::Guest, Host::LinuxAlone) {
+            return Err(SimError::NobodyTells);
         }
         let times = self.repairs.iter().chain(&self.removals);
         let listed = self.kernel.iter().chain(&self.irqs_off);
@@ -249,6 +256,12 @@ pub enum SimError {
     /// No task, so nothing to run.
     #[error("a run needs at least one task")]
     NoTasks,
+    /// A run stops until somebody has it go on, and nobody can.
+    #[error("a simulated run has nobody outside who could have it go on after a stop")]
+    NobodyResumes,
+    /// Linux alone stops the vCPU, or loops; it does not tell the guest.
+    #[error("Linux alone tells no guest that a page has failed")]
+    NobodyTells,
     /// The guest's timer would never let go.
     #[error("the guest's tick must take time")]
     NoTick,

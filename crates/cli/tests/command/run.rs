@@ -15,6 +15,8 @@ crate::cases![
     a_report_is_the_same_in_each_mode(Guest),
     a_report_is_the_same_with_either_irqchip(Guest),
     an_irqchip_that_means_nothing_is_refused(Nothing),
+    a_guest_that_is_told_kills_the_task(Guest),
+    an_error_action_that_means_nothing_is_refused(Nothing),
     linux_alone_loops_or_says_bad_address(Guest),
     a_report_in_words(Guest),
     a_temporary_failure_is_not_reported(Guest),
@@ -135,6 +137,43 @@ fn an_irqchip_that_means_nothing_is_refused() {
         &["--apf kernel", "--irqchip user", "use --irqchip kernel"],
     );
     run(&[&user[..], &["--machine", "sim"]].concat()).refused(2, &["--irqchip", "--machine sim"]);
+}
+
+fn a_guest_that_is_told_kills_the_task() {
+    let arguments = [
+        "--pages",
+        "64",
+        "--tasks",
+        "4",
+        "--fail",
+        "17",
+        "--on-error",
+        "guest",
+    ];
+    for apf in ["off", "kernel"] {
+        let result = json(&[&arguments[..], &["--apf", apf]].concat())
+            .ended(0)
+            .json();
+        assert_eq!(result["outcome"], "finished");
+        assert_eq!(result["report"], serde_json::Value::Null);
+        assert_eq!(result["stats"]["tasks_killed"], 1);
+        assert_eq!(result["stats"]["tasks_finished"], 3);
+        assert_eq!(result["stats"]["wrong_sums"], 0);
+    }
+    let ran = run(&arguments).ended(0);
+    assert!(
+        ran.stdout.contains("1 task killed by the guest"),
+        "{}",
+        ran.stdout
+    );
+}
+
+fn an_error_action_that_means_nothing_is_refused() {
+    let guest = ["--pages", "8", "--on-error", "guest", "--pager", "none"];
+    for machine in ["kvm", "sim"] {
+        run(&[&guest[..], &["--machine", machine]].concat())
+            .refused(2, &["--on-error guest", "--pager none"]);
+    }
 }
 
 fn linux_alone_loops_or_says_bad_address() {

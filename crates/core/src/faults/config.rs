@@ -56,6 +56,12 @@ pub struct FaultsConfig {
     /// The guest may ask for an error word in the ready event (`MSR_KVM_ASYNC_PF_EN` bit 4 as
     /// proposed in 2020; only behind a CPUID leaf of one's own).
     pub error_word: bool,
+    /// A failed access goes to the task that made it, by the error word where the guest reads it
+    /// and by a machine check where it does not, and is reported only where that cannot be done.
+    pub errors_to_guest: bool,
+    /// Machine checks for one access, in a row, after which a guest is taken not to listen: at least
+    /// as many as there may be tasks that make the same access.
+    pub told_limit: u16,
 }
 
 impl FaultsConfig {
@@ -76,6 +82,8 @@ impl FaultsConfig {
             hlt_in_guest: false,
             double_fault: DoubleFault::Halt,
             error_word: false,
+            errors_to_guest: false,
+            told_limit: u16::MAX,
         }
     }
 
@@ -113,6 +121,7 @@ impl FaultsConfig {
         // Ids 1 to 2^bits - 1; every queued item and the one in the ready slot hold one.
         let bits = u64::from(64 - (cap + 1).leading_zeros());
         within("token_id_bits", u64::from(self.token_id_bits), bits, 20)?;
+        within("told_limit", u64::from(self.told_limit), 1, u16::MAX.into())?;
         within("owed_slots", u64::from(self.owed_slots), 1, 4096)?;
         within("observed_slots", u64::from(self.observed_slots), 1, 4096)
     }

@@ -24,6 +24,7 @@ impl<P: Policy> Faults<P> {
             | VcpuState::Waiting(_)
             | VcpuState::Halted
             | VcpuState::Servicing(..)
+            | VcpuState::Telling(..)
             | VcpuState::Stopped(..) => return Accepted::Stale,
         }
         vcpu.settings = settings;
@@ -56,6 +57,7 @@ impl<P: Policy> Faults<P> {
         vcpu.lapic_enabled = true;
         vcpu.ready = None;
         vcpu.noted = None;
+        vcpu.told = Default::default();
         self.cancel_items(id);
         self.observed.forget_vcpu(id);
         self.policy.vcpu_reset(id);
@@ -123,6 +125,7 @@ impl<P: Policy> Faults<P> {
             | VcpuState::Announcing(_)
             | VcpuState::Waiting(_)
             | VcpuState::Halted
+            | VcpuState::Telling(..)
             | VcpuState::Stopped(..) => None,
         };
         vcpu.gfns.clear();

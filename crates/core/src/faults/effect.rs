@@ -116,6 +116,28 @@ pub enum Effect {
         /// The vCPU.
         vcpu: VcpuId,
     },
+    /// The access at which the vCPU stands has failed: find out whether the guest can be told.
+    /// Completed by [`handle_listening`](super::Faults::handle_listening).
+    Tell {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// What it wanted, and where it stands.
+        fault: Fault,
+        /// Why it cannot have it.
+        failure: Failure,
+    },
+    /// Tell the guest: queue a machine check that names the page, for the next entry at this
+    /// instruction, and no other event with it. Completed by
+    /// [`handle_entry`](super::Faults::handle_entry), or by whatever the vCPU exits with where Linux
+    /// takes the faults.
+    MachineCheck {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// What it wanted, and where it stands.
+        fault: Fault,
+        /// Why it cannot have it.
+        failure: Failure,
+    },
     /// The vCPU is stopped at the faulting instruction: report it. Completed by
     /// [`handle_resume`](super::Faults::handle_resume).
     Report {

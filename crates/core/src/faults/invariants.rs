@@ -105,6 +105,7 @@ impl<P: Policy> Faults<P> {
             | VcpuState::Announcing(_)
             | VcpuState::Waiting(_)
             | VcpuState::Halted
+            | VcpuState::Telling(..)
             | VcpuState::Stopped(..) => None,
         };
         for &id in &vcpu.queue {
@@ -167,7 +168,10 @@ impl<P: Policy> Faults<P> {
                     .is_some_and(|item| item.state == ItemState::Done),
                 "what is served is done",
             ),
-            VcpuState::Entering | VcpuState::Waiting(_) | VcpuState::Stopped(..) => Ok(()),
+            VcpuState::Entering
+            | VcpuState::Waiting(_)
+            | VcpuState::Telling(..)
+            | VcpuState::Stopped(..) => Ok(()),
         }
     }
 }

@@ -50,6 +50,7 @@ impl<P: Policy> Faults<P> {
             VcpuState::Announcing(_)
             | VcpuState::Waiting(_)
             | VcpuState::Servicing(..)
+            | VcpuState::Telling(..)
             | VcpuState::Stopped(..) => return Accepted::Stale,
         }
         vcpu.kicked = false;
@@ -235,15 +236,22 @@ impl<P: Policy> Faults<P> {
             }
         };
         let after = of_work.max(of_prefault);
+        let left = left_over(how, ended.failure);
+        // Whoever reads the error in the ready event is not told again by a machine check.
+        let after = match left {
+            Some(_) if self.config.errors_to_guest && reads_errors => AfterFailure::TellGuest,
+            Some(_) | None => after,
+        };
         let tell = after == AfterFailure::TellGuest && reads_errors;
         if ended.announced {
             self.say_ready(id, ended.token, tell);
         }
-        let Some(failure) = left_over(how, ended.failure) else {
+        let Some(failure) = left else {
             return;
         };
         match after {
             AfterFailure::TellGuest if tell => {}
+            // The vCPU may stand at anybody's instruction: that is nobody's to be told of.
             AfterFailure::Exit => {
                 self.report(id, ended.fault, failure);
                 self.policy.error_reported(id, ended.fault.page);

@@ -75,18 +75,19 @@ impl<P: Policy> Faults<P> {
             PageOutcome::Failed(_) if self.has(Defect::FailureSwallowed) => self.resume(id),
             PageOutcome::Failed(failure) => {
                 self.policy.abnormal_pfn_handled(id, self.config.paging);
-                self.report(id, fault, failure);
+                self.fail(id, fault, failure);
                 self.policy.error_reported(id, page);
             }
         }
         self.taken()
     }
 
-    /// A signal took the vCPU out of its wait (`KVM_PFN_ERR_SIGPENDING`). The access is tried
-    /// again when the guest is entered again.
+    /// A signal took the vCPU out of its wait (`KVM_PFN_ERR_SIGPENDING`), or it does not stand at the
+    /// access any more of which its guest was to be told. The access is tried again when the guest
+    /// is entered again.
     pub fn handle_interrupted(&mut self, id: VcpuId) -> Accepted {
         match self.vcpu_state(id) {
-            Some(VcpuState::Waiting(_)) => {
+            Some(VcpuState::Waiting(_) | VcpuState::Telling(..)) => {
                 self.resume(id);
                 self.taken()
             }
@@ -125,7 +126,7 @@ impl<P: Policy> Faults<P> {
     }
 
     /// Linux takes the faults, and the vCPU loop saw `seen` at `fault`, whose page is `page_state`.
-    /// Ends with one of `Retry`, `Confirm`, `Report`. The policy is not asked: it is Linux's.
+    /// Ends with one of `Retry`, `Confirm`, `Report`, `Tell`. The policy is not asked: it is Linux's.
     pub fn handle_observed(
         &mut self,
         id: VcpuId,
@@ -149,7 +150,7 @@ impl<P: Policy> Faults<P> {
                     Belief::Unconfirmed => self.emit(Effect::Confirm { vcpu: id }),
                     Belief::Real => {
                         let _claimed = self.owed.take(fault.page);
-                        self.report(id, fault, failure);
+                        self.fail(id, fault, failure);
                     }
                 }
             }

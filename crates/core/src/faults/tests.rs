@@ -1,6 +1,7 @@
 mod properties;
 mod rules;
 mod states;
+mod telling;
 mod world;
 
 use crate::{

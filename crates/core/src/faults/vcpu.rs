@@ -6,6 +6,7 @@ use crate::{Failure, PageId, Token, VcpuId};
 
 use super::gfn_set::GfnSet;
 use super::item::Items;
+use super::tell::Told;
 use super::token::Tokens;
 use super::{Fault, FaultsConfig, GuestApf, ItemId, Root};
 
@@ -25,6 +26,8 @@ pub enum VcpuState {
     Halted,
     /// A page is being prefaulted on its way to the guest, into this address space.
     Servicing(ItemId, Root),
+    /// It stands at an access that has failed, and the guest is to be told if it can be.
+    Telling(Fault, Failure),
     /// It is stopped with a report.
     Stopped(Fault, Failure),
 }
@@ -60,6 +63,7 @@ pub(super) struct Vcpu {
     /// A kick is on its way.
     pub(super) kicked: bool,
     pub(super) tokens: Tokens,
+    pub(super) told: Told,
 }
 
 impl Vcpu {
@@ -78,6 +82,7 @@ impl Vcpu {
             noted: None,
             kicked: false,
             tokens: Tokens::new(id, config.token_id_bits),
+            told: Told::default(),
         }
     }
 

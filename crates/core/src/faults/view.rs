@@ -119,6 +119,7 @@ fn canonical_vcpu(vcpu: &mut Vcpu, gfn_slots: u8, item_slots: u8, renaming: &mut
         | VcpuState::Entering
         | VcpuState::Waiting(_)
         | VcpuState::Halted
+        | VcpuState::Telling(..)
         | VcpuState::Stopped(..)) => state,
     };
     for item in &mut vcpu.queue {

@@ -50,6 +50,8 @@ pub(super) struct VcpuSide {
     pub(super) blocked: Option<BlockedOn>,
     /// To be reported when the thread comes by.
     pub(super) report: Option<(Fault, Failure)>,
+    /// A machine check is to be queued for its next entry.
+    pub(super) machine_check: bool,
     pub(super) msrs: Msrs,
     pub(super) area: Option<Area>,
     /// The guest's area could not be written: nothing is announced until it names one anew.
@@ -104,6 +106,8 @@ counted! {
     readies_from_outside,
     /// Acknowledgements by the guest.
     acks,
+    /// Machine checks for the guest.
+    machine_checks,
     /// Reports.
     reports,
     /// Errors that nobody came back for.
@@ -234,6 +238,12 @@ impl State {
                     self.machine.handle_prefaulted(vcpu, item, how);
                 }
                 Effect::Ready { vcpu, token, error } => self.say_ready(outside, vcpu, token, error),
+                // Its thread is refused the page at that very access, and asks then.
+                Effect::Tell { .. } => {}
+                Effect::MachineCheck { vcpu, .. } => {
+                    self.counted.machine_checks += 1;
+                    self.vcpu(vcpu).machine_check = true;
+                }
                 Effect::Report {
                     vcpu,
                     fault,
@@ -300,7 +310,10 @@ impl State {
         if !side.in_kvm {
             return;
         }
-        if side.is_served_anywhere() {
+        // A guest that was taken away from a failed access by an interrupt is brought out for it.
+        let telling = matches!(self.machine.vcpu_state(id), Some(VcpuState::Telling(..)));
+        let side = &self.vcpus[id.get() as usize];
+        if side.is_served_anywhere() && !telling {
             self.machine.handle_service(id, Root::default());
         } else if let Some(kicker) = &side.kicker {
             kicker.interrupt();

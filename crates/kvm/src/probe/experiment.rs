@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use surefault_core::plan::{FailureMode, FaultPlan, Latency, PageSet, Rule};
-use surefault_core::run::Irqchip;
+use surefault_core::run::{Irqchip, OnError};
 use surefault_core::workload::Workload;
 use surefault_core::{PageCount, PageIndex};
 use surefault_store::PatternStore;
@@ -131,6 +131,8 @@ fn watch(faults: Faults, signals: Signals) -> Result<Watched, RunError> {
         faults,
         irqchip: Irqchip::Kernel,
         apf: None,
+        on_error: OnError::Exit,
+        vendor: None,
     };
     let data = Arc::clone(alone.mapping());
     let (machine, vcpus) = Machine::new(&spec, data, &provider, signals)?;

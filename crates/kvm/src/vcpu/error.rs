@@ -43,6 +43,14 @@ pub enum VcpuError {
         /// Why not.
         source: io::Error,
     },
+    /// KVM would not take a machine check for it.
+    #[error("giving vCPU {vcpu} a machine check")]
+    MachineCheck {
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// Why not.
+        source: io::Error,
+    },
     /// "Bad address", and no page that the instruction touches has failed.
     #[error("vCPU {vcpu} met a bad address at rip {rip}, on no page that is known to have failed")]
     BadAddress {

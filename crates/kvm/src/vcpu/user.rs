@@ -60,8 +60,11 @@ impl Vcpu {
             }
             let stop = self.enter()?;
             let failed = armed.take_failed();
+            self.exception_queued = false;
             let interrupted = failed.is_none() && matches!(stop, Stop::Interrupted);
-            let blocked_on = apf.exited(self.id, interrupted);
+            let refused = failed.is_some()
+                || matches!(stop, Stop::BadAddress | Stop::Memory(_) | Stop::Mmio(_));
+            let blocked_on = apf.exited(self.id, interrupted, refused);
             if !interrupted {
                 self.watch.count_return();
             }
@@ -95,6 +98,15 @@ impl Vcpu {
     fn refused(&mut self, apf: &Apf, retries: &mut Retries, fault: Fault) -> Result<(), VcpuError> {
         match self.take(apf, fault) {
             Taken::Announced | Taken::Stopped => Ok(()),
+            Taken::Ask => {
+                let listening = self.listening()?;
+                if apf.listening(self.id, listening) {
+                    self.queue_machine_check(gpa_of(&fault))?;
+                    self.exception_queued = true;
+                    *retries = Retries::default();
+                }
+                Ok(())
+            }
             Taken::Waits => {
                 let gpa = gpa_of(&fault);
                 match retries.again_at(fault.rip, gpa) {

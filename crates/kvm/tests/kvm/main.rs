@@ -10,6 +10,7 @@ mod limits;
 mod linux_alone;
 mod many_faults;
 mod no_poison;
+mod on_error_guest;
 mod probe;
 mod reports;
 mod rig;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         linux_alone::CASES,
         kernel_apf::CASES,
         irqchip::CASES,
+        on_error_guest::CASES,
     ]
     .concat();
     let from_user_space = [user_apf::CASES, ring0::FROM_USER_SPACE].concat();

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use surefault_core::run::{Irqchip, Outcome, RunResult};
+use surefault_core::run::{Irqchip, OnError, Outcome, RunResult};
 use surefault_core::workload::Workload;
 use surefault_core::{PageId, PageSize};
 use surefault_kvm::machine::{Machine, MachineSpec};
@@ -43,6 +43,8 @@ fn protected(fail: &str, faults: Faults, observer: &mut dyn Observer) -> RunResu
         faults,
         irqchip: Irqchip::Kernel,
         apf: None,
+        on_error: OnError::Exit,
+        vendor: None,
     };
     let signals = signals::install().unwrap();
     let (machine, vcpus) = Machine::new(&machine_spec, data, &pages, signals).unwrap();

@@ -61,6 +61,7 @@ fn user_apf() -> Arc<Apf> {
         policy: PolicyKind::Exact,
         keeps_record: true,
         error_word: false,
+        errors_to_guest: false,
         patience: Patience::NONE,
     };
     Arc::new(Apf::new(spec).unwrap())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use surefault_core::plan::{FaultPlan, Latency};
 use surefault_core::policy::PolicyKind;
 use surefault_core::residency::PageState;
-use surefault_core::run::{ApfMode, Irqchip, Outcome, RunResult, RunSpec};
+use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, RunResult, RunSpec};
 use surefault_core::workload::{FirstTouch, Touch, Workload};
 use surefault_core::{Access, Cause, Hva, PageCount, PageId, PageIndex, PageSize, RegionId};
 use surefault_kvm::apf::{Apf, ApfSpec, Patience};
@@ -231,6 +231,7 @@ fn guard() {
             policy: PolicyKind::Exact,
             keeps_record: true,
             error_word: false,
+            errors_to_guest: false,
             patience: Patience::default(),
         })
         .unwrap(),
@@ -244,6 +245,8 @@ fn guard() {
         faults: Faults::FromUserSpace { error_word: false },
         irqchip: Irqchip::Kernel,
         apf: Some(apf),
+        on_error: OnError::Exit,
+        vendor: None,
     };
     let signals = signals::install().unwrap();
     let (machine, vcpus) = Machine::new(&machine_spec, data, &pages, signals).unwrap();

@@ -1,7 +1,8 @@
 //! The machine of vCPUs, driven: threads that enter, fault, sleep, are halted and kicked.
 
 use surefault_core::faults::{
-    Accepted, Announced, Effect, Fault, LinuxApf, Moment, Prefaulted, Root, Seen, WAKE_ALL,
+    Accepted, Announced, Effect, Fault, LinuxApf, Listening, Moment, Prefaulted, Root, Seen,
+    WAKE_ALL,
 };
 use surefault_core::policy::Policy;
 use surefault_core::residency::{PageOutcome, PageState};
@@ -243,6 +244,23 @@ impl<P: Policy> Machine<P> {
                 self.go(index(vcpu), Move::Enter);
             }
             Effect::Enter { vcpu } => self.enter(index(vcpu)),
+            Effect::Tell { vcpu, fault, .. } => {
+                let listening = Listening {
+                    kernel_mode: self.setup.kernel.contains(&fault.page.index()),
+                    event_pending: false,
+                    machine_checks: true,
+                };
+                self.faults.handle_listening(vcpu, listening);
+            }
+            Effect::MachineCheck { vcpu, .. } => {
+                let v = index(vcpu);
+                if let Some(task) = self.guest.current(v) {
+                    self.die(usize::from(task.id.get()), Ended::Told);
+                }
+                self.want_pick(v, Why::Free);
+                self.threads[v].place = Place::Host;
+                self.go(v, Move::Enter);
+            }
             Effect::Report {
                 vcpu,
                 fault,

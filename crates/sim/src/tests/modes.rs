@@ -1,7 +1,9 @@
 //! The ways of `--apf`, with and without Surefault behind the memory.
 
 use super::*;
+use crate::{Scheduling, SimError};
 use surefault_core::CauseKind;
+use surefault_core::faults::Paging;
 
 fn in_mode(apf: ApfMode, host: Host, mut spec: SimSpec) -> SimResult {
     spec.run.apf = apf;
@@ -81,4 +83,60 @@ fn a_spec_that_makes_no_sense_is_refused() {
     let mut spec = lists(&[&[1]], &[]);
     spec.run.deadline = Duration::ZERO;
     assert!(crate::run(&spec).is_err());
+}
+
+/// Tasks 0 to 7 of twelve touch a page that fails: the guest kills them, the others finish.
+#[test]
+fn errors_to_the_guest_kill_whoever_made_the_access_in_every_mode() {
+    let own: Vec<Vec<u32>> = (0..12)
+        .map(|task| (task * 4..task * 4 + 4).collect())
+        .collect();
+    let own: Vec<&[u32]> = own.iter().map(Vec::as_slice).collect();
+    let failing: Vec<u32> = (0..8).map(|task| task * 4 + task % 4).collect();
+    for seed in 0..20 {
+        for vcpus in [1, 2] {
+            for apf in [ApfMode::Off, ApfMode::Kernel, ApfMode::User] {
+                for (reads_errors, paging) in [
+                    (true, Paging::TwoDimensional),
+                    (false, Paging::TwoDimensional),
+                    (false, Paging::Shadow),
+                ] {
+                    let mut spec = lists(&own, &failing);
+                    (spec.run.seed, spec.run.vcpus) = (seed, vcpus);
+                    spec.run.on_error = OnError::Guest;
+                    spec.run.timeout = Duration::from_secs(5);
+                    spec.scheduling = Scheduling::Random;
+                    (spec.guest_reads_errors, spec.paging) = (reads_errors, paging);
+                    let result = in_mode(apf, Host::Surefault, spec);
+                    let what = (seed, vcpus, apf, reads_errors, paging);
+                    assert_eq!(result.run.outcome, Outcome::Finished, "{what:?}");
+                    assert_eq!(result.run.stats.tasks_killed, 8, "{what:?}");
+                    assert_eq!(result.run.stats.tasks_finished, 4, "{what:?}");
+                    assert_eq!(result.counts.reports, 0, "{what:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_guests_kernel_touches_is_reported_all_the_same() {
+    for apf in [ApfMode::Off, ApfMode::Kernel, ApfMode::User] {
+        let mut spec = lists(&[&[1, 2, 3]], &[2]);
+        spec.run.on_error = OnError::Guest;
+        spec.kernel = [PageIndex::new(2)].into();
+        let result = in_mode(apf, Host::Surefault, spec);
+        assert_eq!(result.run.outcome, Outcome::Reported, "{apf:?}");
+        assert_eq!(result.run.stats.tasks_killed, 0, "{apf:?}");
+    }
+}
+
+#[test]
+fn nobody_stops_a_simulated_run_and_linux_alone_tells_nobody() {
+    let mut spec = lists(&[&[1]], &[]);
+    spec.run.on_error = OnError::Stop;
+    assert_eq!(crate::run(&spec), Err(SimError::NobodyResumes));
+    spec.run.on_error = OnError::Guest;
+    spec.host = Host::LinuxAlone;
+    assert_eq!(crate::run(&spec), Err(SimError::NobodyTells));
 }

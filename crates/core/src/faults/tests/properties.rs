@@ -18,30 +18,35 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn configs() -> impl Strategy<Value = FaultsConfig> {
     let sizes = prop_oneof![Just((1, 1, 2, 2)), Just((2, 2, 3, 2)), Just((3, 4, 8, 3))];
     let flags = (any::<bool>(), any::<bool>());
-    (1u16..3, flags, sizes, 1u16..4).prop_map(|(vcpus, (shadow, queue), sizes, tables)| {
-        let (queue_cap, gfn_slots, item_slots, token_id_bits) = sizes;
-        let paging = if shadow {
-            Paging::Shadow
-        } else {
-            Paging::TwoDimensional
-        };
-        let double_fault = match queue {
-            true => DoubleFault::Queue,
-            false => DoubleFault::Halt,
-        };
-        FaultsConfig {
-            paging,
-            double_fault,
-            queue_cap,
-            gfn_slots,
-            item_slots,
-            token_id_bits,
-            owed_slots: tables,
-            observed_slots: tables,
-            error_slots: 2,
-            ..FaultsConfig::new(vcpus)
-        }
-    })
+    let telling = (any::<bool>(), 1u16..4);
+    (1u16..3, flags, sizes, 1u16..4, telling).prop_map(
+        |(vcpus, (shadow, queue), sizes, tables, telling)| {
+            let (queue_cap, gfn_slots, item_slots, token_id_bits) = sizes;
+            let paging = if shadow {
+                Paging::Shadow
+            } else {
+                Paging::TwoDimensional
+            };
+            let double_fault = match queue {
+                true => DoubleFault::Queue,
+                false => DoubleFault::Halt,
+            };
+            FaultsConfig {
+                paging,
+                double_fault,
+                queue_cap,
+                gfn_slots,
+                item_slots,
+                token_id_bits,
+                owed_slots: tables,
+                observed_slots: tables,
+                error_slots: 2,
+                errors_to_guest: telling.0,
+                told_limit: telling.1,
+                ..FaultsConfig::new(vcpus)
+            }
+        },
+    )
 }
 
 fn run<P: Policy>(
@@ -93,21 +98,26 @@ proptest! {
     }
 }
 
-/// The harness reaches reports, so that what it says of them means something.
+/// The harness reaches reports and machine checks, so that what it says of them means something.
 #[test]
 fn reports_are_reached() {
     let mut runner = TestRunner::new_with_rng(
         Config::default(),
         TestRng::deterministic_rng(RngAlgorithm::ChaCha),
     );
-    let reached = (0..50).any(|_| {
+    let (mut reports, mut machine_checks) = (0, 0);
+    for _ in 0..50 {
         let tree = (configs(), steps()).new_tree(&mut runner).expect("a case");
         let (config, steps) = tree.current();
-        World::<Exact>::new(config, None)
-            .run(&steps)
-            .is_ok_and(|world| world.reports() > 0)
-    });
-    assert!(reached);
+        let world = World::<Exact>::new(config, None).run(&steps);
+        let world = world.unwrap_or_else(|caught| panic!("{caught}"));
+        reports += world.reports();
+        machine_checks += world.machine_checks();
+    }
+    assert!(
+        reports > 0 && machine_checks > 0,
+        "{reports}, {machine_checks}"
+    );
 }
 
 /// Each defect is caught by the harness that passes without it, within 2000 cases.

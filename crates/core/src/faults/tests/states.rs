@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::faults::{
-    Accepted, Announced, Faults, FaultsConfig, GuestApf, ItemId, LinuxApf, Prefaulted, Seen,
-    VcpuState,
+    Accepted, Announced, Faults, FaultsConfig, GuestApf, ItemId, LinuxApf, Listening, Prefaulted,
+    Seen, VcpuState,
 };
 use crate::policy::Exact;
 use crate::residency::{PageOutcome, PageState};
@@ -49,6 +49,15 @@ fn table() -> Vec<(Machine, &'static [&'static str])> {
             m.handle_work_done(V0, ItemId(0), PageOutcome::Present)
         })
     };
+    let to_guest = FaultsConfig {
+        errors_to_guest: true,
+        ..FaultsConfig::new(1)
+    };
+    let to_guest = Machine::new(to_guest).expect("a valid configuration");
+    let telling = step(&to_guest, &|m| {
+        let failed = PageState::Failed(failure());
+        m.handle_observed(V0, fault(1), Seen::Efault, LinuxApf::Off, failed)
+    });
     let servicing = step(&woken, &|m| m.handle_entry(V0, Root::new(1)));
     vec![
         (fresh, &["entry", "observed", "reset"]),
@@ -62,6 +71,7 @@ fn table() -> Vec<(Machine, &'static [&'static str])> {
         (halted, &["interrupt", "reset"]),
         (woken, &["entry", "interrupt", "reset"]),
         (servicing, &["prefaulted", "reset"]),
+        (telling, &["listening", "interrupted", "healed", "reset"]),
         (stopped, &["resume", "reset"]),
     ]
 }
@@ -69,7 +79,7 @@ fn table() -> Vec<(Machine, &'static [&'static str])> {
 #[test]
 fn each_state_is_left_by_the_inputs_that_the_table_names_and_no_other() {
     type Input = (&'static str, fn(&mut Machine) -> Accepted);
-    let inputs: [Input; 16] = [
+    let inputs: [Input; 17] = [
         ("fault", |m| {
             m.handle_fault(V0, fault(2), &moment(2, 1), PageState::Pending)
         }),
@@ -91,6 +101,14 @@ fn each_state_is_left_by_the_inputs_that_the_table_names_and_no_other() {
             let failed = PageState::Failed(failure());
             m.handle_observed(V0, fault(1), Seen::Efault, LinuxApf::Off, failed)
         }),
+        ("listening", |m| {
+            let listening = Listening {
+                kernel_mode: false,
+                event_pending: false,
+                machine_checks: true,
+            };
+            m.handle_listening(V0, listening)
+        }),
         ("reset", |m| m.handle_reset(V0)),
         ("work done", |m| {
             m.handle_work_done(V0, ItemId(0), PageOutcome::Present)
@@ -111,7 +129,8 @@ fn each_state_is_left_by_the_inputs_that_the_table_names_and_no_other() {
             VcpuState::Waiting(_) => 3,
             VcpuState::Halted => 4,
             VcpuState::Servicing(..) => 5,
-            VcpuState::Stopped(..) => 6,
+            VcpuState::Telling(..) => 6,
+            VcpuState::Stopped(..) => 7,
         });
         for (name, input) in inputs {
             let mut after = machine.clone();
@@ -122,5 +141,5 @@ fn each_state_is_left_by_the_inputs_that_the_table_names_and_no_other() {
             assert_eq!(left, left_by.contains(&name), "{before:?} and {name}");
         }
     }
-    assert_eq!(seen.len(), 7, "every state is in the table");
+    assert_eq!(seen.len(), 8, "every state is in the table");
 }

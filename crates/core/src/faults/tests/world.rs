@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 use crate::faults::{
-    Accepted, Announced, Defect, Effect, Faults, FaultsConfig, GuestApf, ItemId, LinuxApf, Paging,
-    Prefaulted, Seen, Timer, VcpuState, WAKE_ALL,
+    Accepted, Announced, Defect, Effect, Faults, FaultsConfig, GuestApf, ItemId, LinuxApf,
+    Listening, Paging, Prefaulted, Seen, Timer, VcpuState, WAKE_ALL,
 };
 use crate::policy::Policy;
 use crate::residency::{PageOutcome, PageState};
@@ -34,7 +34,7 @@ mod step;
 /// One step of the arbitrary part: what, and two numbers to choose with.
 pub(super) type Step = (u8, u8, u8);
 
-pub(super) const STEPS: u8 = 24;
+pub(super) const STEPS: u8 = 25;
 
 /// Pages that tasks touch.
 const PAGES: u32 = 6;
@@ -66,6 +66,9 @@ struct VcpuWorld {
     announcing: VecDeque<(ItemId, Token)>,
     prefaulting: VecDeque<(ItemId, PageId)>,
     waiting: Option<PageId>,
+    /// Asked whether its guest can be told of this; and what was answered.
+    telling: Option<Fault>,
+    listening: Option<Listening>,
     stopped: bool,
     /// The token that the guest has not acknowledged.
     slot: Option<Token>,
@@ -92,6 +95,10 @@ pub(super) struct World<P> {
     /// The policy reports errors when it learns of them, whatever runs then.
     exits_early: bool,
     reports: usize,
+    /// Failures that were to be told to the guest, and those that were.
+    tells: usize,
+    machine_checks: usize,
+    removing: bool,
 }
 
 impl<P: Policy> World<P> {
@@ -123,6 +130,9 @@ impl<P: Policy> World<P> {
             claiming: false,
             exits_early: false,
             reports: 0,
+            tells: 0,
+            machine_checks: 0,
+            removing: false,
         }
     }
 
@@ -146,6 +156,10 @@ impl<P: Policy> World<P> {
 
     pub(super) fn reports(&self) -> usize {
         self.reports
+    }
+
+    pub(super) fn machine_checks(&self) -> usize {
+        self.machine_checks
     }
 
     fn state(&self, index: u32) -> PageState {

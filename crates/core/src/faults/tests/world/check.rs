@@ -135,6 +135,13 @@ impl<P: Policy> World<P> {
             }
             Effect::Resume { vcpu } => {
                 let v = self.index(vcpu)?;
+                if let Some(fault) = self.vcpus[v].telling.take() {
+                    let forgotten = match self.vcpus[v].listening.take() {
+                        Some(listening) => !listening.event_pending,
+                        None => self.failing.contains(&fault.page.index().get()) && !self.removing,
+                    };
+                    ensure!(!forgotten, "a failure was forgotten");
+                }
                 self.vcpus[v].resumed = true;
                 self.vcpus[v].access = None;
             }
@@ -153,9 +160,38 @@ impl<P: Policy> World<P> {
                     self.failing.contains(&fault.page.index().get()) || self.exits_early,
                     "a healthy page reported"
                 );
+                (self.vcpus[v].telling, self.vcpus[v].listening) = (None, None);
                 self.vcpus[v].stopped = true;
                 self.vcpus[v].in_guest = false;
                 self.reports += 1;
+            }
+            Effect::Tell { vcpu, fault, .. } => {
+                let v = self.index(vcpu)?;
+                let access = self.vcpus[v].access.map(|(access, _)| access);
+                ensure!(access == Some(fault), "tells of what was not touched");
+                ensure!(
+                    self.failing.contains(&fault.page.index().get()),
+                    "tells of a healthy page"
+                );
+                ensure!(self.m.config().errors_to_guest, "tells without being asked");
+                self.vcpus[v].telling = Some(fault);
+                self.tells += 1;
+            }
+            Effect::MachineCheck { vcpu, fault, .. } => {
+                let v = self.index(vcpu)?;
+                let vcpu = &mut self.vcpus[v];
+                ensure!(vcpu.telling.take() == Some(fault), "tells something else");
+                let listening = vcpu.listening.take();
+                let hears = listening.is_some_and(|listening| {
+                    !listening.kernel_mode && !listening.event_pending && listening.machine_checks
+                });
+                ensure!(hears, "tells a guest that does not listen");
+                // The guest kills the task.
+                let task = &mut vcpu.tasks[vcpu.current];
+                task.at = task.accesses.len();
+                vcpu.access = None;
+                vcpu.resumed = true;
+                self.machine_checks += 1;
             }
             Effect::Interrupt { vcpu } => {
                 let v = self.index(vcpu)?;

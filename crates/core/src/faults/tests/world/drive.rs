@@ -27,6 +27,7 @@ impl<P: Policy> World<P> {
                 self.answer_announcement(v, true)?;
                 self.answer_prefault(v, 1)?;
                 self.settle(v)?;
+                self.listen(v, (round % 256) as u8)?;
                 if let Some(VcpuState::Stopped(fault, _)) = self.m.vcpu_state(id) {
                     self.heal(fault.page.index().get())?;
                 }

@@ -31,6 +31,31 @@ impl<P: Policy> World<P> {
                 }
                 (
                     Accepted::Taken,
+                    Some(Effect::Tell {
+                        vcpu, fault: of, ..
+                    }),
+                ) => {
+                    ensure!(vcpu == id && of == fault, "tells of something else");
+                    let hears = Listening {
+                        kernel_mode: c.is_multiple_of(5),
+                        event_pending: false,
+                        machine_checks: c % 7 != 2,
+                    };
+                    let taken = m.handle_listening(id, hears);
+                    ensure!(taken == Accepted::Taken, "does not hear");
+                    match m.poll_effect() {
+                        Some(Effect::MachineCheck { .. }) => {
+                            ensure!(!hears.kernel_mode && hears.machine_checks, "tells nobody");
+                        }
+                        Some(Effect::Report { .. }) => {
+                            ensure!(m.handle_resume(id) == Accepted::Taken, "cannot resume");
+                            m.poll_effect();
+                        }
+                        other => return Err(format!("{other:?}")),
+                    }
+                }
+                (
+                    Accepted::Taken,
                     Some(Effect::Report {
                         vcpu, fault: of, ..
                     }),

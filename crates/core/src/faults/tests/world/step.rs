@@ -44,8 +44,10 @@ impl<P: Policy> World<P> {
                     while self.m.poll_timer().is_some() {}
                 }
                 1 => {
+                    self.removing = true;
                     let taken = self.m.handle_removed(page(1), PageCount::new(2));
                     self.absorb(taken)?;
+                    self.removing = false;
                 }
                 2 => {
                     self.vcpus[v].lapic_off ^= true;
@@ -60,6 +62,7 @@ impl<P: Policy> World<P> {
             21 => self.stale(v, b)?,
             22 => self.serve_in_the_guest(v)?,
             23 => self.note_over(v, b)?,
+            24 => self.listen(v, b)?,
             _ => {}
         }
         Ok(())
@@ -222,11 +225,11 @@ impl<P: Policy> World<P> {
         if how == PageOutcome::Present {
             self.access_mapped(v);
         }
-        let reports = self.reports;
+        let reports = self.reports + self.tells;
         let taken = self.m.handle_settled(VcpuId::new(v as u32), page, how);
         ensure!(taken == Accepted::Taken, "the end of a wait got lost");
         self.absorb(taken)?;
-        let told = self.reports - reports;
+        let told = self.reports + self.tells - reports;
         ensure!(
             told == usize::from(matches!(how, PageOutcome::Failed(_))),
             "a wait that ended as {how:?} made {told} reports"
@@ -270,6 +273,28 @@ impl<P: Policy> World<P> {
             ensure!(self.m.noted(id).is_none(), "a note lives on");
             self.absorb(taken)?;
         }
+        Ok(())
+    }
+
+    /// Says whether the guest can be told.
+    pub(super) fn listen(&mut self, v: usize, b: u8) -> Result<(), Caught> {
+        if self.vcpus[v].telling.is_none() {
+            return Ok(());
+        }
+        let listening = Listening {
+            kernel_mode: b.is_multiple_of(5),
+            event_pending: b % 3 == 1,
+            machine_checks: b % 7 != 2,
+        };
+        self.vcpus[v].listening = Some(listening);
+        let taken = self.m.handle_listening(VcpuId::new(v as u32), listening);
+        ensure!(taken == Accepted::Taken, "the answer of the guest got lost");
+        self.absorb(taken)?;
+        let vcpu = &self.vcpus[v];
+        ensure!(
+            vcpu.telling.is_none() && vcpu.listening.is_none(),
+            "nothing came of asking the guest"
+        );
         Ok(())
     }
 
@@ -345,6 +370,7 @@ impl<P: Policy> World<P> {
         vcpu.settings_on = false;
         vcpu.lapic_off = false;
         vcpu.waiting = None;
+        (vcpu.telling, vcpu.listening) = (None, None);
         vcpu.stopped = false;
         vcpu.in_guest = false;
         let taken = self.m.handle_reset(VcpuId::new(v as u32));
