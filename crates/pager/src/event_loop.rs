@@ -76,8 +76,8 @@ fn look(shared: &Shared, hands: &mut Hands, budget: Duration) -> usize {
 /// Sleeps until there is an event, a nudge or a timer.
 fn sleep(shared: &Shared, attend: Option<Instant>) {
     let (due, full) = {
-        let mut machine = shared.machine();
-        let due = machine.timers.next_due();
+        let machine = &mut *shared.machine();
+        let due = machine.timers.next_due(&machine.residency);
         machine.loop_sleeps_until = due;
         (due, !machine.backlog.is_empty())
     };
@@ -119,12 +119,14 @@ fn sleep(shared: &Shared, attend: Option<Instant>) {
 /// Fires the timers that are due. Says whether there is room for demands.
 fn fire_timers(shared: &Shared, hands: &mut Hands) -> bool {
     let now = Instant::now();
-    let mut machine = shared.machine();
-    let due = machine.timers.next_due().is_some_and(|due| due <= now);
+    let mut guard = shared.machine();
+    let machine = &mut *guard;
+    let due = machine.timers.next_due(&machine.residency);
+    let due = due.is_some_and(|due| due <= now);
     // Whoever arms an earlier timer from now on need not wake this thread: it is awake.
     machine.loop_sleeps_until = Some(now);
     let room = machine.backlog.is_empty();
-    drop(machine);
+    drop(guard);
     if due {
         shared.tell(hands, |machine| {
             while let Some(timer) = machine.timers.pop_due(now) {
