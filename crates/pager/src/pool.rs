@@ -15,6 +15,9 @@ use surefault_core::residency::FetchRange;
 
 use crate::shared::{Hands, Shared};
 
+/// A thread that has had nothing to do for so long ends.
+const IDLE: Duration = Duration::from_secs(5);
+
 pub(crate) struct Pool {
     state: Mutex<PoolState>,
     work: Condvar,
@@ -48,6 +51,8 @@ impl Pool {
             return Ok(());
         }
         if state.idle <= state.jobs.len() {
+            // Those that have ended by themselves.
+            state.threads.retain(|thread| !thread.is_finished());
             let shared = Arc::clone(shared);
             let name = format!("fetch-{}", state.threads.len());
             let body = move || run(&shared);
@@ -86,7 +91,8 @@ impl Pool {
         stuck
     }
 
-    /// The next read to do, `kept` if there is one; `None` when the pool stops.
+    /// The next read to do, `kept` if there is one; `None` when the pool stops, or there has been
+    /// nothing to do for long.
     fn next(&self, kept: Option<FetchRange>) -> Option<FetchRange> {
         let mut state = self.state();
         loop {
@@ -97,11 +103,13 @@ impl Pool {
                 return Some(job);
             }
             state.idle += 1;
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            let woken = self.work.wait_timeout(state, IDLE);
+            let timeout;
+            (state, timeout) = woken.unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
+            if timeout.timed_out() && state.jobs.is_empty() {
+                return None;
+            }
         }
     }
 

@@ -21,6 +21,8 @@ crate::cases![
     too_many_descriptors,
     garbage_is_refused_and_nobody_else_harmed,
     only_the_owner_may_connect,
+    others_may_connect_if_allowed(Root),
+    who_is_refused_with_its_memory_is_killed,
 ];
 
 fn uffd() -> Userfaultfd {
@@ -155,4 +157,51 @@ fn only_the_owner_may_connect() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o666, "who may is decided by who it is");
+}
+
+/// Somebody without privileges has a userfaultfd for faults of user mode only: enough for this.
+fn others_may_connect_if_allowed() {
+    let (allowed, other) = (65_534, 65_533);
+    let rig = Rig::new(|config| config.allow_uids = vec![allowed]);
+    let socket = rig.listen("vm", Planned::new(64, &[], "0us"));
+    let binary = rig.path("vmm");
+    std::fs::copy(
+        std::env::current_exe().expect("this test's binary"),
+        &binary,
+    )
+    .expect("copied");
+    for path in [rig.dir.path(), &binary] {
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(path, mode).expect("a mode");
+    }
+    let mut vmm = Vmm::start_as(&Part::new(&socket, 64), allowed, &binary);
+    assert_eq!(vmm.sound_report().right, 128);
+    let _refused = Vmm::start_as(&Part::new(&socket, 64), other, &binary);
+    let reason = rig.told("that it was refused", |event| match event {
+        Event::Refused { reason, .. } => Some(reason.clone()),
+        _ => None,
+    });
+    assert_eq!(reason, "user 65533 is not allowed");
+}
+
+/// It would find zeros in its memory.
+fn who_is_refused_with_its_memory_is_killed() {
+    let rig = Rig::new(|config| config.handshake.memory = 8 * page_size() as u64);
+    let socket = rig.listen("vm", Planned::new(64, &[], "0us"));
+    let mut vmm = Vmm::start(&Part::new(&socket, 9));
+    let pid = vmm.pid();
+    assert_eq!(vmm.report(), None);
+    assert_eq!(vmm.ended_by(), Some(9));
+    let refused = rig.told("that it was refused", |event| match event {
+        Event::Refused {
+            pid,
+            killed,
+            reason,
+            ..
+        } => Some((*pid, *killed, reason.clone())),
+        _ => None,
+    });
+    assert_eq!((refused.0, refused.1), (Some(pid), true));
+    assert!(refused.2.contains("are allowed"), "{}", refused.2);
+    assert_eq!(Vmm::start(&Part::new(&socket, 8)).sound_report().right, 16);
 }

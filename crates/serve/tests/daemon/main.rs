@@ -28,6 +28,7 @@ pub(crate) enum Needs {
     Nothing,
     Poison,
     HugePages,
+    Root,
 }
 
 /// The cases named after their functions.
@@ -67,7 +68,10 @@ fn main() -> ExitCode {
                 Some("this kernel cannot poison pages".to_owned())
             }
             (Ok(_), Needs::HugePages) => rig::lacking_huge_pages(),
-            (Ok(_), Needs::Nothing | Needs::Poison) => None,
+            (Ok(_), Needs::Root) if !rustix::process::geteuid().is_root() => {
+                Some("not root".to_owned())
+            }
+            (Ok(_), Needs::Root | Needs::Nothing | Needs::Poison) => None,
         };
         trial(case.name, "uffd", lacking, case.run)
     });

@@ -1,7 +1,7 @@
 //! VMMs in processes of their own: this test's binary, started again.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 
@@ -81,7 +81,16 @@ pub(crate) struct Vmm {
 impl Vmm {
     pub(crate) fn start(part: &Part) -> Vmm {
         let binary = std::env::current_exe().expect("this test's binary");
-        let mut child = Command::new(binary)
+        Vmm::spawn(part, &mut Command::new(binary))
+    }
+
+    /// Starts it as another user, from a copy of the binary that everybody may run.
+    pub(crate) fn start_as(part: &Part, uid: u32, binary: &Path) -> Vmm {
+        Vmm::spawn(part, Command::new(binary).current_dir("/").uid(uid))
+    }
+
+    fn spawn(part: &Part, command: &mut Command) -> Vmm {
+        let mut child = command
             .env(PART, serde_json::to_string(part).expect("JSON"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
