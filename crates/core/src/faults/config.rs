@@ -39,7 +39,8 @@ pub struct FaultsConfig {
     pub item_slots: u8,
     /// Width of a token's counter in bits: at most 20, and wide enough for `queue_cap + 1` ids.
     pub token_id_bits: u8,
-    /// Errors remembered until the task that met them comes back, at least 1.
+    /// Errors remembered until the task that met them comes back, at least 1. Each task of the guest
+    /// may have one: with fewer slots than failing tasks, errors are logged as unclaimed that are not.
     pub owed_slots: u16,
     /// Signals remembered until they are confirmed (Linux runs the APF), at least 1.
     pub observed_slots: u16,
@@ -74,7 +75,7 @@ impl FaultsConfig {
             gfn_slots: 64,
             item_slots: 128,
             token_id_bits: 20,
-            owed_slots: 64,
+            owed_slots: 1024,
             observed_slots: 64,
             error_slots: 64,
             unclaimed_after: Duration::from_secs(60),

@@ -8,7 +8,9 @@
 //! * the page is healed, removed or forgotten, the VM is reset, a newer error needs the slot, or
 //!   one to two periods of a timer have passed: *unclaimed*, logged once.
 //!
-//! Nothing depends on an owed error: it switches nothing off and holds nothing up.
+//! Nothing depends on an owed error: it switches nothing off and holds nothing up. An error that had
+//! to make room is still met by whoever comes back for it; only the log has called it unclaimed too
+//! early.
 
 use crate::{Failure, PageId};
 
