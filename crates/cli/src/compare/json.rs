@@ -92,3 +92,17 @@ impl<'a> JsonRow<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::plot::tests::played;
+    use crate::json::fields::assert_described;
+
+    #[test]
+    fn every_field_is_described() {
+        let played = [played("crowd")];
+        let value = serde_json::to_value(Output::of(&played)).expect("plain data");
+        assert_described("surefault compare", &value, &[]);
+    }
+}

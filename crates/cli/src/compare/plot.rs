@@ -7,7 +7,7 @@ mod retries;
 mod scale;
 mod svg;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek as _, Write as _};

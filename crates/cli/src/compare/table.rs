@@ -23,12 +23,13 @@ const HEAD: [&str; 11] = [
 
 /// What the columns say.
 pub(super) const LEGEND: &str = "\
-The simulated machine. ended, looped: runs. retries: of an access that met a failure, until its end or
-until the run was given up after 200 (median / 99 % / most). report after: from the first failure of a
-page to its report (median / 99 %). wrong: reports with the wrong page, or another task's registers.
-told: tasks killed by the guest because it was told. refused: faults on healthy pages sent the
-synchronous way. off: time with asynchronous faults off. progress: of tasks without failing pages,
-against a run without failures. state: what the policy keeps. unclaimed errors stand below.
+The simulated machine. ended, looped: runs; those that are neither stopped at a report or ran out of
+time. retries: of an access that met a failure, until its end or until the run was given up after 200
+(median / 99 % / most). report after: from the first failure of a page to its report (median / 99 %).
+wrong: reports with the wrong page, or another task's registers. told: tasks killed by the guest because
+it was told. refused: faults on healthy pages sent the synchronous way. off: time with asynchronous
+faults off, summed over vCPUs and runs. progress: of tasks without failing pages, against a run without
+failures. state: what the policy keeps. Unclaimed errors, which nobody came back for, stand below.
 ";
 
 /// The table of one workload.

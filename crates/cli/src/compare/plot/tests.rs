@@ -53,7 +53,7 @@ fn timeline() -> Timeline {
     }
 }
 
-fn played(name: &str) -> Played {
+pub(in crate::compare) fn played(name: &str) -> Played {
     Played {
         name: name.to_owned(),
         help: "A crowd of few.",
