@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::control::serve_client;
 use crate::daemon::{Shared, lock};
+use crate::event::VmId;
 use crate::keeper;
 use crate::listener::Listener;
 use crate::source::Source;
@@ -27,7 +29,8 @@ impl Shared {
         if let Some(control) = &*lock(&self.control) {
             sockets.push((Arc::clone(control), None));
         }
-        if room {
+        let successor = self.handover.as_ref();
+        if room && !successor.is_some_and(|handover| handover.is_draining()) {
             for listening in lock(&self.listeners).values() {
                 let source = Arc::clone(&listening.source);
                 sockets.push((Arc::clone(&listening.listener), Some(source)));
@@ -65,22 +68,41 @@ impl Shared {
         source: Option<&Arc<dyn Source>>,
         stream: UnixStream,
     ) {
-        let shared = Arc::clone(self);
         let socket = listener.path().to_owned();
-        let begun = match source {
+        match source {
             Some(source) => {
-                let source = Arc::clone(source);
-                let keeper = Keeper::new(self);
-                thread("vm", move || {
-                    keeper::keep(&shared, &socket, source, &stream);
-                    drop(stream);
-                    drop(keeper);
-                })
+                let id = self.next_id();
+                // Before anything else: who dies with a connection closes it.
+                self.keep_connection(id, &socket, &stream);
+                self.begin_vm(socket, Arc::clone(source), stream, id);
             }
-            None => self.begin_control(stream),
-        };
+            None => {
+                if let Err(error) = self.begin_control(stream) {
+                    self.refused(listener.path(), None, &error.to_string(), false);
+                }
+            }
+        }
+    }
+
+    /// Gives a connection a thread.
+    pub(crate) fn begin_vm(
+        self: &Arc<Self>,
+        socket: PathBuf,
+        source: Arc<dyn Source>,
+        stream: UnixStream,
+        id: VmId,
+    ) {
+        let (shared, at) = (Arc::clone(self), socket.clone());
+        let keeper = Keeper::new(self);
+        let handshake = Shaking::new(self);
+        let begun = thread("vm", move || {
+            keeper::keep(&shared, &socket, source, &stream, id, handshake);
+            drop(stream);
+            drop(keeper);
+        });
         if let Err(error) = begun {
-            self.refused(listener.path(), None, &error.to_string(), false);
+            self.forget_vm(id);
+            self.refused(&at, None, &error.to_string(), false);
         }
     }
 
@@ -106,11 +128,27 @@ impl Shared {
     }
 }
 
+/// Counts a thread among those that shake hands.
+pub(crate) struct Shaking(Arc<Shared>);
+
+impl Shaking {
+    fn new(shared: &Arc<Shared>) -> Shaking {
+        shared.handshakes.fetch_add(1, Ordering::AcqRel);
+        Shaking(Arc::clone(shared))
+    }
+}
+
+impl Drop for Shaking {
+    fn drop(&mut self) {
+        self.0.handshakes.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Counts a thread among the keepers for as long as it lives.
-struct Keeper(Arc<Shared>);
+pub(crate) struct Keeper(Arc<Shared>);
 
 impl Keeper {
-    fn new(shared: &Arc<Shared>) -> Keeper {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Keeper {
         shared.keepers.fetch_add(1, Ordering::AcqRel);
         Keeper(Arc::clone(shared))
     }
@@ -123,7 +161,7 @@ impl Drop for Keeper {
     }
 }
 
-fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(body)

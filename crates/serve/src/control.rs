@@ -47,6 +47,12 @@ pub enum Request {
         #[serde(default)]
         pages: Vec<Pages>,
     },
+    /// Go on with another program, without letting go of a VM.
+    Upgrade {
+        /// The program; the same as before if there is none.
+        #[serde(default)]
+        binary: Option<PathBuf>,
+    },
     /// Say what happens from now on.
     Events {},
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -19,8 +20,11 @@ use surefault_pager::{Latencies, PagerStats};
 use crate::ServeConfig;
 use crate::control::{ListenerInfo, Pages, Reply, VmInfo};
 use crate::event::{Event, Events, VmId};
+use crate::handover::{Handover, Supervised};
 use crate::listener::{ListenError, Listener};
+use crate::resume::Left;
 use crate::source::Source;
+use crate::supervisor::{Entry, VmEntry};
 use crate::vm::Vm;
 use crate::wakeup::Wakeup;
 
@@ -42,13 +46,21 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<Events>,
     pub(crate) sources: Box<Sources>,
     pub(crate) listeners: Mutex<BTreeMap<PathBuf, Listening>>,
-    vms: Mutex<BTreeMap<VmId, Arc<Vm>>>,
+    pub(crate) vms: Mutex<BTreeMap<VmId, Arc<Vm>>>,
     totals: Mutex<Totals>,
     last_id: AtomicU64,
     /// Threads that keep a VM, or shake hands.
     pub(crate) keepers: AtomicUsize,
     pub(crate) control: Mutex<Option<Arc<Listener>>>,
     pub(crate) control_clients: Mutex<BTreeMap<u64, UnixStream>>,
+    /// Threads that shake hands.
+    pub(crate) handshakes: AtomicUsize,
+    /// The way to the supervisor, if there is one.
+    pub(crate) handover: Option<Arc<Handover>>,
+    /// VMs that another worker has left.
+    pub(crate) left: Mutex<Vec<(VmEntry, Vec<OwnedFd>)>>,
+    /// Connections that another worker has left in the middle of their handshakes.
+    pub(crate) shaking: Mutex<Vec<(PathBuf, VmId, OwnedFd)>>,
     draining: AtomicBool,
     stopping: AtomicBool,
     /// Gets the accepting thread out of its sleep.
@@ -81,15 +93,49 @@ impl Daemon {
         log: impl Fn(&Event) + Send + Sync + 'static,
         sources: Box<Sources>,
     ) -> Result<Daemon, ListenError> {
-        let control = match &config.control {
-            Some(path) => Some(Arc::new(Listener::bind(path, false)?)),
-            None => None,
+        Daemon::build(config, log, sources, None)
+    }
+
+    /// A daemon that is the worker of a supervisor, and goes on where another worker was.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn supervised(
+        config: ServeConfig,
+        log: impl Fn(&Event) + Send + Sync + 'static,
+        sources: Box<Sources>,
+        supervised: Supervised,
+    ) -> Result<Daemon, ListenError> {
+        Daemon::build(config, log, sources, Some(supervised.into_parts()))
+    }
+
+    fn build(
+        config: ServeConfig,
+        log: impl Fn(&Event) + Send + Sync + 'static,
+        sources: Box<Sources>,
+        supervised: Option<(Handover, Vec<(String, Entry)>)>,
+    ) -> Result<Daemon, ListenError> {
+        let (handover, entries) = match supervised {
+            Some((handover, entries)) => (Some(Arc::new(handover)), entries),
+            None => (None, Vec::new()),
         };
+        let left = Left::sort(entries);
+        let control = match (&config.control, left.control) {
+            (Some(path), Some((socket, fd))) if *path == socket => {
+                Some(Listener::adopt(&socket, fd))
+            }
+            (Some(path), _) => Some(Listener::bind(path, false)?),
+            (None, _) => None,
+        };
+        let control = control.map(Arc::new);
         let nudge = Wakeup::new().map_err(|source| ListenError::Failed {
             path: PathBuf::new(),
             source,
         })?;
-        Ok(Daemon {
+        let known = left.vms.iter().map(|(vm, _)| vm.id);
+        let known = known.chain(left.connections.iter().map(|(_, id, _)| id.get()));
+        let last_id = known.max().unwrap_or(0);
+        let daemon = Daemon {
             shared: Arc::new(Shared {
                 config,
                 events: Arc::new(Events::new(log)),
@@ -97,15 +143,22 @@ impl Daemon {
                 listeners: Mutex::default(),
                 vms: Mutex::default(),
                 totals: Mutex::default(),
-                last_id: AtomicU64::new(0),
+                last_id: AtomicU64::new(last_id),
                 keepers: AtomicUsize::new(0),
                 control: Mutex::new(control),
                 control_clients: Mutex::default(),
+                handshakes: AtomicUsize::new(0),
+                handover,
+                left: Mutex::new(left.vms),
+                shaking: Mutex::new(left.connections),
                 draining: AtomicBool::new(false),
                 stopping: AtomicBool::new(false),
                 nudge,
             }),
-        })
+        };
+        daemon.shared.hear_supervisor();
+        daemon.shared.adopt(left.listeners);
+        Ok(daemon)
     }
 
     /// Lets VMs connect to `socket`, to be served from `source`.
@@ -149,6 +202,7 @@ impl Shared {
         let listener = Listener::bind(socket, !self.config.allow_uids.is_empty())?;
         let store = source.describe();
         let listener = Arc::new(listener);
+        self.keep_listener(&listener, &store);
         listeners.insert(socket.to_owned(), Listening { listener, source });
         drop(listeners);
         let socket = socket.to_owned();
@@ -165,6 +219,7 @@ impl Shared {
             true
         });
         if is_removed {
+            self.forget_listener(socket);
             let socket = socket.to_owned();
             self.events.tell(&Event::Removed { socket });
             self.nudge.wake();
@@ -173,6 +228,7 @@ impl Shared {
     }
 
     fn run(self: &Arc<Self>) {
+        self.go_on();
         let mut told = false;
         loop {
             let draining = self.draining.load(Ordering::Acquire);
@@ -193,6 +249,9 @@ impl Shared {
         drop(lock(&self.control).take());
         self.events.close();
         self.dismiss_control_clients();
+        if let Some(handover) = &self.handover {
+            handover.over();
+        }
     }
 
     /// Ends the conversations on the control socket; who listens to events may hear the last ones.
@@ -258,6 +317,7 @@ impl Shared {
         totals.latencies.merge(&latencies);
         drop(totals);
         lock(&self.vms).remove(&vm.record.id);
+        self.forget_vm(vm.record.id);
         self.events.tell(&Event::VmEnded(summary));
     }
 

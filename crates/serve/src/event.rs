@@ -63,6 +63,23 @@ pub enum Event {
         /// Their bytes.
         bytes: u64,
     },
+    /// A VM that another worker has served is served on.
+    VmResumed {
+        /// The VM.
+        vm: VmId,
+        /// Its process.
+        pid: u32,
+    },
+    /// The supervisor does not keep something: if this process dies, nobody goes on with it.
+    NotKept {
+        /// What.
+        key: String,
+    },
+    /// The supervisor has died: nobody would go on after this process.
+    SupervisorGone {
+        /// VMs that are served.
+        vms: usize,
+    },
     /// A connection was not accepted.
     Refused {
         /// The socket.
@@ -197,6 +214,17 @@ impl fmt::Display for Event {
                 "vm {vm}: process {pid} at {}, {regions} regions, {} MiB from {store}",
                 socket.display(),
                 bytes >> 20
+            ),
+            Event::VmResumed { vm, pid } => write!(f, "vm {vm}: process {pid} is served on"),
+            Event::NotKept { key } => {
+                write!(
+                    f,
+                    "{key}: THE SUPERVISOR DOES NOT KEEP IT; if this process dies, it is lost"
+                )
+            }
+            Event::SupervisorGone { vms } => write!(
+                f,
+                "THE SUPERVISOR IS GONE: {vms} VMs are served on, but if this process dies, they hang"
             ),
             Event::Refused {
                 socket,

@@ -10,16 +10,18 @@
 
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use surefault_pager::Pager;
+use surefault_pager::{Pager, Records, ServedRegion};
+use surefault_uffd::Userfaultfd;
 
+use crate::accept::Shaking;
 use crate::daemon::Shared;
-use crate::event::Event;
-use crate::handshake::{Handshake, Rejected, receive};
+use crate::event::{Event, VmId};
+use crate::handshake::{Handshake, Rejected, discard, peek, receive};
 use crate::peer::Peer;
 use crate::source::{Later, Source};
 use crate::vm::{Vm, VmAttendant, VmRecord};
@@ -34,32 +36,63 @@ pub(crate) fn keep(
     socket: &Path,
     source: Arc<dyn Source>,
     stream: &UnixStream,
+    id: VmId,
+    shaking: Shaking,
 ) {
+    let is_served = shake_hands(shared, socket, source, stream, id, shaking);
+    if let Some(vm) = is_served {
+        watch(shared, &vm, stream);
+        shared.ended(&vm);
+    } else {
+        shared.forget_vm(id);
+    }
+}
+
+fn shake_hands(
+    shared: &Arc<Shared>,
+    socket: &Path,
+    source: Arc<dyn Source>,
+    stream: &UnixStream,
+    id: VmId,
+    shaking: Shaking,
+) -> Option<Arc<Vm>> {
     let peer = match Peer::of(stream) {
         Ok(peer) => peer,
-        Err(error) => return refuse(shared, socket, None, &error, false),
+        Err(error) => {
+            refuse(shared, socket, None, &error, false);
+            return None;
+        }
     };
     if !shared.allows(peer.uid()) {
         let reason = format!("user {} is not allowed", peer.uid());
-        return refuse(shared, socket, Some(&peer), &reason, false);
+        refuse(shared, socket, Some(&peer), &reason, false);
+        return None;
     }
-    let handshake = match receive(stream, &shared.config.handshake) {
+    let limits = &shared.config.handshake;
+    // Looked at and left where it is until the VM is kept, so that a successor finds it.
+    let peeked = shared.handover.as_ref().and_then(|_| peek(stream, limits));
+    let is_peeked = peeked.is_some();
+    let handshake = match peeked.map_or_else(|| receive(stream, limits), Ok) {
         Ok(handshake) => handshake,
         Err(Rejected { error, uffd }) => {
             // Closed after the kill only: a VMM must not go on with zeros for its memory.
             let killed = uffd.is_some() && peer.end().is_ok();
-            return refuse(shared, socket, Some(&peer), &chain(&error), killed);
+            refuse(shared, socket, Some(&peer), &chain(&error), killed);
+            return None;
         }
     };
     let pid = peer.pid();
-    match attach(shared, socket, source, peer, handshake) {
-        Ok(vm) => {
-            watch(shared, &vm, stream);
-            shared.ended(&vm);
-        }
+    let vm = attach(shared, socket, source, peer, handshake, stream, id);
+    if is_peeked {
+        discard(stream, limits);
+    }
+    drop(shaking);
+    match vm {
+        Ok(vm) => Some(vm),
         Err((reason, peer)) => {
             let killed = peer.as_ref().is_some_and(|peer| peer.end().is_ok());
             shared.refused(socket, Some(pid), &reason, killed);
+            None
         }
     }
 }
@@ -82,57 +115,101 @@ fn attach(
     source: Arc<dyn Source>,
     peer: Peer,
     handshake: Handshake,
+    stream: &UnixStream,
+    id: VmId,
 ) -> Result<Arc<Vm>, (String, Option<Peer>)> {
     let Handshake { uffd, regions } = handshake;
-    let id = shared.next_id();
-    let prepared = (|| {
-        let over = Arc::new(Wakeup::new()?);
-        let events = Arc::clone(&shared.events);
-        let rule = shared.config.pager.failed_page;
-        let attendant = VmAttendant::new(id, &peer, &regions, rule, events, Arc::clone(&over))?;
-        let duplicate = uffd.as_fd().try_clone_to_owned()?;
-        Ok::<_, std::io::Error>((over, Arc::new(attendant), duplicate))
-    })();
-    let (over, attendant, duplicate) = match prepared {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            let _ = peer.end();
-            return Err((format!("no descriptors left: {error}"), Some(peer)));
-        }
-    };
-    let record = VmRecord {
+    let newcomer = Newcomer {
         id,
         socket: socket.to_owned(),
-        store: source.describe(),
-        regions,
-        uffd: duplicate,
         peer,
+        regions,
         started: Instant::now(),
+        records: None,
     };
-    let store = Arc::new(Later::new(source));
-    let pager = Pager::attach(
-        uffd,
-        &record.regions,
-        store,
-        &shared.config.pager,
-        Arc::clone(&attendant) as _,
-    );
-    match pager {
-        Ok(pager) => {
-            let vm = Arc::new(Vm::new(record, attendant, pager, over));
-            shared.started(&vm);
-            Ok(vm)
-        }
-        Err(error) => {
-            // The record keeps the userfaultfd open until here.
-            let _ = record.peer.end();
-            Err((chain(&error), Some(record.peer)))
+    let vm = newcomer.serve(shared, source, uffd, stream)?;
+    shared.started(&vm);
+    Ok(vm)
+}
+
+/// A VM that is about to be served.
+pub(crate) struct Newcomer {
+    pub(crate) id: VmId,
+    pub(crate) socket: PathBuf,
+    pub(crate) peer: Peer,
+    pub(crate) regions: Vec<ServedRegion>,
+    pub(crate) started: Instant,
+    /// What another worker has left.
+    pub(crate) records: Option<Records>,
+}
+
+impl Newcomer {
+    /// Begins to serve it. On failure its process has been killed before its userfaultfd is closed, or
+    /// the peer is given back to be.
+    pub(crate) fn serve(
+        self,
+        shared: &Arc<Shared>,
+        source: Arc<dyn Source>,
+        uffd: Userfaultfd,
+        stream: &UnixStream,
+    ) -> Result<Arc<Vm>, (String, Option<Peer>)> {
+        let Newcomer {
+            id,
+            socket,
+            peer,
+            regions,
+            started,
+            records,
+        } = self;
+        let prepared = (|| {
+            let over = Arc::new(Wakeup::new()?);
+            let events = Arc::clone(&shared.events);
+            let rule = shared.config.pager.failed_page;
+            let attendant = VmAttendant::new(id, &peer, &regions, rule, events, Arc::clone(&over))?;
+            let duplicate = uffd.as_fd().try_clone_to_owned()?;
+            Ok::<_, std::io::Error>((over, Arc::new(attendant), duplicate))
+        })();
+        let (over, attendant, duplicate) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let _ = peer.end();
+                return Err((format!("no descriptors left: {error}"), Some(peer)));
+            }
+        };
+        let record = VmRecord {
+            id,
+            socket,
+            store: source.describe(),
+            regions,
+            uffd: duplicate,
+            peer,
+            started,
+        };
+        let records = match records {
+            Some(records) => Some(records),
+            None => shared.keep_vm(&record, stream),
+        };
+        let store = Arc::new(Later::new(source));
+        let (regions, config) = (&record.regions, &shared.config.pager);
+        let attends = Arc::clone(&attendant) as _;
+        let pager = match records {
+            None => Pager::attach(uffd, regions, store, config, attends),
+            Some(records) => Pager::attach_recorded(uffd, regions, store, config, attends, records),
+        };
+        match pager {
+            Ok(pager) => Ok(Arc::new(Vm::new(record, attendant, pager, over))),
+            Err(error) => {
+                shared.forget_vm(id);
+                // The record keeps the userfaultfd open until here.
+                let _ = record.peer.end();
+                Err((chain(&error), Some(record.peer)))
+            }
         }
     }
 }
 
 /// Waits for the VM's end.
-fn watch(shared: &Shared, vm: &Vm, stream: &UnixStream) {
+pub(crate) fn watch(shared: &Shared, vm: &Vm, stream: &UnixStream) {
     let pidfd = vm.record.peer.pidfd();
     // Until then a process whose connection is closed may be on its way out.
     let mut grace: Option<Instant> = None;

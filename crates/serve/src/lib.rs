@@ -14,6 +14,8 @@
 //! | `listener`, `accept`, `daemon` | the sockets; who connects; all VMs together, drain and stop |
 //! | [`event`], [`control`] | what happened, and what the daemon can be told |
 //! | `metrics`, `sandbox` | its numbers; the system calls it may make |
+//! | `supervisor` | the process that holds duplicates of everything, and starts workers |
+//! | `handover`, `resume` | a worker's side of it: what is given to be kept; going on with a VM |
 //! | [`demo`] | a client that plays the VMM, for trying and testing |
 //!
 //! **Nothing is closed while a page is absent** and its process lives: the page would read as zeros.
@@ -28,19 +30,24 @@ pub mod handshake;
 mod accept;
 mod config;
 mod daemon;
+mod handover;
 mod keeper;
 mod listener;
 mod metrics;
 mod peer;
+mod resume;
 mod sandbox;
 mod source;
+mod supervisor;
 mod vm;
 mod wakeup;
 
 pub use config::ServeConfig;
 pub use daemon::{Daemon, Sources};
+pub use handover::Supervised;
 pub use listener::ListenError;
 pub use peer::{Peer, PeerError};
 pub use sandbox::{SandboxError, enter as enter_sandbox};
 pub use source::{FileSource, Source};
+pub use supervisor::{Supervisor, SupervisorConfig};
 pub use vm::VmRecord;

@@ -81,6 +81,14 @@ impl Listener {
         Ok(listener)
     }
 
+    /// The socket that another process has bound at `path`.
+    pub(crate) fn adopt(path: &Path, socket: OwnedFd) -> Listener {
+        Listener {
+            path: path.to_owned(),
+            socket,
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -51,6 +51,11 @@ impl Peer {
         })
     }
 
+    /// A process that another worker had to do with.
+    pub(crate) fn known(pid: u32, uid: u32, pidfd: Option<OwnedFd>) -> Peer {
+        Peer { pid, uid, pidfd }
+    }
+
     /// Its number, for messages.
     pub fn pid(&self) -> u32 {
         self.pid

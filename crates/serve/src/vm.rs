@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use surefault_core::{Failure, Hva, PageId};
-use surefault_pager::{Attendant, FailedPage, Latencies, Pager, PagerStats, ServedRegion};
+use surefault_pager::{Attendant, FailedPage, Latencies, Pager, PagerStats, Point, ServedRegion};
 
 use crate::event::{Event, Events, FailureAction, VmId, VmSummary};
 use crate::peer::Peer;
@@ -225,6 +225,10 @@ impl Attendant for VmAttendant {
             }),
         }
         killed
+    }
+
+    fn reached(&self, point: Point) {
+        crate::resume::die_at(point);
     }
 
     fn memory_gone(&self) {

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,8 +47,27 @@ pub(crate) fn serve_client(shared: &Arc<Shared>, stream: &UnixStream) -> io::Res
             }
             return Ok(());
         }
+        if let Request::Upgrade { binary } = request {
+            upgrade(shared, stream, binary)?;
+            continue;
+        }
         say(stream, &answer(shared, request))?;
     }
+}
+
+/// Is answered when the successor has begun, and before it takes over.
+fn upgrade(shared: &Shared, stream: &UnixStream, binary: Option<PathBuf>) -> io::Result<()> {
+    let Some(handover) = &shared.handover else {
+        let reason = "this daemon has no supervisor".to_owned();
+        return say(stream, &Reply::Error { reason });
+    };
+    let reply = match handover.upgrade(binary) {
+        Ok(()) => Reply::Done,
+        Err(reason) => Reply::Error { reason },
+    };
+    let said = say(stream, &reply);
+    handover.answered();
+    said
 }
 
 fn answer(shared: &Arc<Shared>, request: Request) -> Reply {
@@ -65,7 +85,8 @@ fn answer(shared: &Arc<Shared>, request: Request) -> Reply {
             Ok(pages) => return Reply::Healed { pages },
             Err(reason) => Err(reason),
         },
-        Request::Events {} => Ok(()),
+        // Answered before.
+        Request::Events {} | Request::Upgrade { .. } => Ok(()),
     };
     match done {
         Ok(()) => Reply::Done,

@@ -100,6 +100,41 @@ pub fn receive(stream: &UnixStream, limits: &HandshakeLimits) -> Result<Handshak
     }
 }
 
+/// The handshake that waits in `stream`, left there: if it came in one piece and can be served. What
+/// did not is for [`receive`], which says why.
+///
+/// It can so be taken by somebody else, too, until it is [discarded](discard).
+pub(crate) fn peek(stream: &UnixStream, limits: &HandshakeLimits) -> Option<Handshake> {
+    let until = Instant::now() + limits.time;
+    let mut message = Message::default();
+    let flags = RecvFlags::PEEK;
+    let piece = limits.message;
+    message
+        .receive_piece(stream, until, limits, piece, flags)
+        .ok()?;
+    let end = message.framing.end(&message.bytes)?;
+    let (json, rest) = message.bytes.split_at(end);
+    if !rest.trim_ascii().is_empty() {
+        return None;
+    }
+    let regions = parse(json, limits).ok()?;
+    let uffd = message.uffd().ok()?;
+    Some(Handshake { uffd, regions })
+}
+
+/// Takes what waits in `stream` out of there.
+pub(crate) fn discard(stream: &UnixStream, limits: &HandshakeLimits) {
+    let mut message = Message::default();
+    // There is something to take, or nothing to wait for.
+    let _ = message.receive_piece(
+        stream,
+        Instant::now() + limits.time,
+        limits,
+        limits.message,
+        RecvFlags::empty(),
+    );
+}
+
 /// What has come so far.
 #[derive(Default)]
 struct Message {
@@ -116,7 +151,7 @@ impl Message {
     ) -> Result<Vec<ServedRegion>, ReceiveError> {
         let until = Instant::now() + limits.time;
         loop {
-            self.receive_piece(stream, until, limits)?;
+            self.receive_piece(stream, until, limits, PIECE, RecvFlags::empty())?;
             if self.bytes.len() > limits.message {
                 return Err(ReceiveError::TooLong(limits.message));
             }
@@ -136,16 +171,18 @@ impl Message {
         stream: &UnixStream,
         until: Instant,
         limits: &HandshakeLimits,
+        piece: usize,
+        how: RecvFlags,
     ) -> Result<(), ReceiveError> {
         let old = self.bytes.len();
-        self.bytes.resize(old + PIECE, 0);
+        self.bytes.resize(old + piece, 0);
         // Room for one more than makes sense, to be able to say so.
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS + 1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
             await_input(stream, until, limits)?;
             let mut parts = [IoSliceMut::new(&mut self.bytes[old..])];
-            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT | how;
             match recvmsg(stream, &mut parts, &mut ancillary, flags) {
                 Ok(received) => break received,
                 Err(Errno::AGAIN | Errno::INTR) => {}

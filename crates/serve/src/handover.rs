@@ -1,0 +1,240 @@
+//! The worker's side of a [supervisor](crate::supervisor): what is given to be kept, and taken over.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::fcntl_dupfd_cloexec;
+
+use crate::daemon::{Shared, lock};
+use crate::event::Event;
+use crate::supervisor::{Channel, Entry, Record, ToSupervisor, ToWorker};
+
+/// The supervisor keeps what it is given within this time, or is taken for dead.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The worker shows that it lives this often. A supervisor's patience is many times that.
+const ALIVE: Duration = Duration::from_secs(1);
+/// Handshakes that are under way have this long to end when a successor is there. Less than the
+/// supervisor waits.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// What a worker is given by its supervisor when it begins.
+#[derive(Debug)]
+pub struct Supervised {
+    channel: Channel,
+    entries: Vec<(String, Entry)>,
+}
+
+impl Supervised {
+    /// Takes over what there is from the supervisor at the other end of standard input.
+    ///
+    /// # Errors
+    /// When standard input is no such thing.
+    pub fn begin() -> io::Result<Supervised> {
+        let socket = fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)?;
+        let channel = Channel::new(socket)?;
+        let hello = ToSupervisor::Hello {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        channel.send(&hello, &[])?;
+        let mut entries = Vec::new();
+        loop {
+            match channel.receive()? {
+                Some((ToWorker::Restore { key, record }, fds)) => {
+                    entries.push((key, Entry { record, fds }));
+                }
+                Some((ToWorker::Serve, _)) => return Ok(Supervised { channel, entries }),
+                Some(_) => {}
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+
+    /// Whether it goes on where another worker was: what is listened at is known then.
+    pub fn is_successor(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
+    pub(crate) fn into_parts(self) -> (Handover, Vec<(String, Entry)>) {
+        (Handover::new(self.channel), self.entries)
+    }
+}
+
+/// The way to the supervisor.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    channel: Channel,
+    kept: Mutex<BTreeSet<String>>,
+    was_kept: Condvar,
+    /// The supervisor is gone: nothing is kept any more.
+    alone: AtomicBool,
+    /// Who waits for the outcome of an upgrade: nothing, or why there was none.
+    upgrading: Mutex<Option<SyncSender<Option<String>>>>,
+    /// Answers about it that are still to be sent.
+    answers: AtomicUsize,
+    /// A successor is there: nobody new is served.
+    draining: AtomicBool,
+}
+
+impl Handover {
+    fn new(channel: Channel) -> Handover {
+        Handover {
+            channel,
+            kept: Mutex::default(),
+            was_kept: Condvar::new(),
+            alone: AtomicBool::new(false),
+            upgrading: Mutex::default(),
+            answers: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Has the supervisor keep duplicates of `fds`, and waits until it does. False when it does not.
+    pub(crate) fn keep(&self, key: &str, record: Record, fds: &[BorrowedFd<'_>]) -> bool {
+        if self.alone.load(Ordering::Acquire) {
+            return false;
+        }
+        let message = ToSupervisor::Keep {
+            key: key.to_owned(),
+            record,
+        };
+        if self.channel.send(&message, fds).is_err() {
+            return false;
+        }
+        let until = Instant::now() + PATIENCE;
+        let mut kept = lock(&self.kept);
+        while !kept.remove(key) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.alone.load(Ordering::Acquire) {
+                return false;
+            }
+            let waited = self.was_kept.wait_timeout(kept, left);
+            kept = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// What was kept by this name need not be.
+    pub(crate) fn forget(&self, key: &str) {
+        let key = key.to_owned();
+        self.say(&ToSupervisor::Forget { key });
+    }
+
+    /// Everything that was taken over is served.
+    pub(crate) fn ready(&self) {
+        self.say(&ToSupervisor::Ready);
+    }
+
+    /// Everything is over.
+    pub(crate) fn over(&self) {
+        self.say(&ToSupervisor::Over);
+    }
+
+    /// Whether a successor is there, so that nobody new is to be served here.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Asks to be replaced. Gives what comes of it; to be followed by [`answered`](Self::answered).
+    pub(crate) fn upgrade(&self, binary: Option<PathBuf>) -> Result<(), String> {
+        let outcome: Receiver<_> = {
+            let mut upgrading = lock(&self.upgrading);
+            if upgrading.is_some() {
+                return Err("an upgrade is under way".to_owned());
+            }
+            let (sender, receiver) = sync_channel(1);
+            *upgrading = Some(sender);
+            receiver
+        };
+        self.answers.fetch_add(1, Ordering::AcqRel);
+        self.say(&ToSupervisor::Upgrade { binary });
+        let outcome = outcome.recv();
+        let alone = || Some("the supervisor is gone".to_owned());
+        match outcome.unwrap_or_else(|_| alone()) {
+            None => Ok(()),
+            Some(reason) => Err(reason),
+        }
+    }
+
+    /// Who asked for the upgrade has its answer.
+    pub(crate) fn answered(&self) {
+        let _ = self
+            .answers
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
+    }
+
+    /// Hears what the supervisor says, until it is gone. In a thread of its own.
+    pub(crate) fn listen(&self, shared: &Shared) {
+        loop {
+            match self.channel.receive() {
+                Ok(Some((message, _))) => self.hear(shared, message),
+                Ok(None) => break,
+                Err(_) => break,
+            }
+        }
+        self.alone.store(true, Ordering::Release);
+        self.was_kept.notify_all();
+        lock(&self.upgrading).take();
+        shared.events.tell(&Event::SupervisorGone {
+            vms: shared.vms().len(),
+        });
+    }
+
+    fn hear(&self, shared: &Shared, message: ToWorker) {
+        match message {
+            ToWorker::Kept { key } => {
+                lock(&self.kept).insert(key);
+                self.was_kept.notify_all();
+            }
+            ToWorker::Drain => {
+                self.draining.store(true, Ordering::Release);
+                self.tell_upgrading(None);
+                shared.nudge.wake();
+                // A handshake whose userfaultfd has come and is not kept would be lost.
+                let until = Instant::now() + DRAIN;
+                while Instant::now() < until
+                    && (shared.is_shaking_hands() || self.answers.load(Ordering::Acquire) > 0)
+                {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                self.say(&ToSupervisor::Drained);
+            }
+            ToWorker::NotUpgraded { reason } => {
+                self.draining.store(false, Ordering::Release);
+                self.tell_upgrading(Some(reason));
+                shared.nudge.wake();
+            }
+            // These come before it begins.
+            ToWorker::Restore { .. } | ToWorker::Serve => {}
+        }
+    }
+
+    fn tell_upgrading(&self, outcome: Option<String>) {
+        if let Some(sender) = lock(&self.upgrading).take() {
+            let _ = sender.try_send(outcome);
+        }
+    }
+
+    /// Says again and again that the worker gets on, as long as it does. In a thread of its own.
+    pub(crate) fn show_life(&self, shared: &Arc<Shared>) {
+        while !self.alone.load(Ordering::Acquire) {
+            // Whoever holds one of these locks for ever has stopped a VM.
+            for vm in shared.vms() {
+                vm.ask(surefault_pager::Pager::residency);
+            }
+            self.say(&ToSupervisor::Alive);
+            std::thread::sleep(ALIVE);
+        }
+    }
+
+    fn say(&self, message: &ToSupervisor) {
+        // That it is gone is found out by listening.
+        let _ = self.channel.send(message, &[]);
+    }
+}

@@ -1,0 +1,133 @@
+//! What a worker says, and that it has died.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+
+use super::entries::Entry;
+use super::worker::Stage;
+use super::{FIRST_PAUSE, Supervisor, ToSupervisor, ToWorker};
+
+impl Supervisor {
+    /// Hears what the worker has to say, or of its end. Gives the exit code if that is the end.
+    pub(super) fn hear_worker(&mut self) -> Option<u8> {
+        // What it said before it died is heard before its death.
+        let heard = match &self.worker {
+            Some(worker) if is_readable(worker.channel.as_fd()) => worker.channel.receive(),
+            Some(worker) if is_readable(worker.pidfd.as_fd()) => Ok(None),
+            _ => return None,
+        };
+        match heard {
+            Ok(Some((message, fds))) => {
+                self.take(message, fds);
+                return None;
+            }
+            Ok(None) => {}
+            Err(error) => self.say(&format!("the worker's words make no sense: {error}")),
+        }
+        let worker = self.worker.take()?;
+        let (pid, stage, is_over) = (worker.pid(), worker.stage, worker.is_over);
+        worker.signal(Signal::KILL);
+        let (how, code) = worker.reap();
+        if is_over || (!self.has_served && self.entries.is_empty()) {
+            return Some(code);
+        }
+        self.say(&format!("worker {pid} DIED ({how})"));
+        self.unserved.get_or_insert_with(Instant::now);
+        if let Some(previous) = self.previous.take().filter(|_| stage != Stage::Serving) {
+            self.say(&format!("going back to {}", previous.display()));
+            self.config.binary = previous;
+        }
+        if stage == Stage::Serving {
+            self.pause = FIRST_PAUSE;
+            self.start_at = Instant::now();
+        } else {
+            self.back_off();
+        }
+        if self.drain_until.is_some() {
+            // It died instead of draining; its successor is there.
+            self.replace();
+        }
+        None
+    }
+
+    pub(super) fn take(&mut self, message: ToSupervisor, fds: Vec<OwnedFd>) {
+        let Some(worker) = &mut self.worker else {
+            return;
+        };
+        worker.heard = Instant::now();
+        match message {
+            ToSupervisor::Alive => {}
+            ToSupervisor::Hello { .. } => self.restore(),
+            ToSupervisor::Ready => {
+                worker.stage = Stage::Serving;
+                let (pid, took) = (worker.pid(), worker.started.elapsed());
+                if let Some(signal) = self.owed.take() {
+                    worker.signal(signal);
+                }
+                let since = self.unserved.take();
+                self.previous = None;
+                let vms = self.entries.vms().count();
+                let mut line = format!("worker {pid} serves {vms} VMs, {took:.1?} after its start");
+                if let Some(since) = since {
+                    line += &format!("; nobody had served for {:.1?}", since.elapsed());
+                }
+                self.say(&line);
+                self.has_served = true;
+                if let Some(notify) = &self.notify
+                    && let Err(error) = notify.ready()
+                {
+                    self.say(&format!("systemd cannot be told: {error}"));
+                }
+            }
+            ToSupervisor::Keep { key, record } => self.keep(key, Entry { record, fds }),
+            ToSupervisor::Forget { key } => {
+                self.entries.remove(&key);
+                if let Some(notify) = &mut self.notify {
+                    notify.forget(&key);
+                }
+            }
+            ToSupervisor::Upgrade { binary } => self.upgrade(binary),
+            ToSupervisor::Drained => self.replace(),
+            ToSupervisor::Over => worker.is_over = true,
+        }
+    }
+
+    pub(super) fn keep(&mut self, key: String, entry: Entry) {
+        if let Some(notify) = &mut self.notify
+            && let Err(error) = notify.store(&key, &entry)
+        {
+            self.say(&format!("systemd does not keep {key}: {error}"));
+        }
+        self.entries.insert(key.clone(), entry);
+        self.tell(&ToWorker::Kept { key });
+    }
+
+    /// Gives the worker everything that is kept.
+    pub(super) fn restore(&mut self) {
+        // From here on somebody else ends faults.
+        self.last_resort = None;
+        let Some(worker) = &mut self.worker else {
+            return;
+        };
+        worker.stage = Stage::Restoring;
+        let given = self.entries.iter().try_for_each(|(key, entry)| {
+            let (key, record) = (key.clone(), entry.record.clone());
+            let message = ToWorker::Restore { key, record };
+            worker.channel.send(&message, &entry.borrowed())
+        });
+        let given = given.and_then(|()| worker.channel.send(&ToWorker::Serve, &[]));
+        if let Err(error) = given {
+            let pid = worker.pid();
+            worker.signal(Signal::KILL);
+            self.say(&format!("worker {pid} took nothing over: {error}"));
+        }
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok() && !fds[0].revents().is_empty()
+}

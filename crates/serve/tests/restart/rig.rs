@@ -1,0 +1,314 @@
+//! A supervised daemon, in processes of this test's binary.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use surefault_core::PageSize;
+use surefault_core::plan::FaultPlan;
+use surefault_pager::FailedPage;
+use surefault_serve::control::{ControlClient, ControlError, Reply, Request};
+use surefault_serve::{Daemon, ServeConfig, Source, Supervised, Supervisor, SupervisorConfig};
+use surefault_store::{PatternStore, PlannedStore, Store, StoreError};
+use surefault_testkit::{PATIENCE, page_size};
+use tempfile::TempDir;
+
+use crate::vmm::{Part, Vmm};
+
+pub(crate) const SEED: u64 = 23;
+
+pub(crate) fn host_page() -> PageSize {
+    PageSize::new(page_size() as u64).expect("a page size")
+}
+
+/// Says to a process of this binary that it is a supervisor, and of what.
+pub(crate) const SUPERVISOR: &str = "SUREFAULT_TEST_SUPERVISOR";
+/// The argument before a worker's plan.
+const WORKER: &str = "--be-the-worker";
+
+/// How a daemon is to be.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) dir: PathBuf,
+    /// The program that the workers are.
+    pub(crate) binary: PathBuf,
+    pub(crate) pages: u64,
+    pub(crate) rules: Vec<String>,
+    pub(crate) latency: String,
+    /// `poison`, `kill` or `wait`.
+    pub(crate) failed_page: String,
+    /// Without a worker for so many milliseconds, faults are ended.
+    pub(crate) deadline: u64,
+    /// Whether a worker dies with its supervisor, so that nothing is left behind by a test that fails.
+    pub(crate) mortal: bool,
+}
+
+impl Plan {
+    fn socket(&self) -> PathBuf {
+        self.dir.join("vms")
+    }
+
+    fn control(&self) -> PathBuf {
+        self.dir.join("control")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    fn say(&self, line: &str) {
+        let line = format!("{} {line}\n", now_ns());
+        let mut log = std::fs::OpenOptions::new();
+        let log = log.append(true).create(true).open(self.log());
+        log.and_then(|mut log| log.write_all(line.as_bytes()))
+            .expect("the log can be written");
+    }
+}
+
+/// The monotonic clock, which is the same in all processes.
+pub(crate) fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Plays a supervisor or worker, if this process is to be one.
+pub(crate) fn play() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(WORKER) {
+        let plan = serde_json::from_str(&arguments.next().expect("a plan")).expect("a plan");
+        return Some(play_worker(plan));
+    }
+    let plan = std::env::var(SUPERVISOR).ok()?;
+    Some(play_supervisor(
+        &serde_json::from_str(&plan).expect("a plan"),
+    ))
+}
+
+fn play_supervisor(plan: &Plan) -> ExitCode {
+    let says = plan.clone();
+    let config = SupervisorConfig {
+        binary: plan.binary.clone(),
+        arguments: vec![
+            WORKER.into(),
+            serde_json::to_string(plan).expect("JSON").into(),
+        ],
+        deadline: Duration::from_millis(plan.deadline),
+        silence: Duration::from_secs(5),
+    };
+    let supervisor = Supervisor::new(config, move |line| says.say(line));
+    set_parent_process_death_signal(Some(Signal::KILL)).expect("to die with its parent");
+    let (signals, _nobody_signals) = rustix::pipe::pipe().expect("a pipe");
+    ExitCode::from(supervisor.run(&signals).expect("a worker"))
+}
+
+fn play_worker(plan: Plan) -> ExitCode {
+    if plan.mortal {
+        set_parent_process_death_signal(Some(Signal::KILL)).expect("to die with its parent");
+    }
+    let supervised = Supervised::begin().expect("a supervisor");
+    let mut config = ServeConfig::default().with_deadline(PATIENCE);
+    config.control = Some(plan.control());
+    config.pager.failed_page = match &*plan.failed_page {
+        "kill" => FailedPage::Kill,
+        "wait" => FailedPage::Wait,
+        _ => FailedPage::Poison,
+    };
+    let is_successor = supervised.is_successor();
+    let planned = Arc::new(Planned(plan.clone()));
+    let source = Arc::clone(&planned);
+    let sources = Box::new(move |_: &str| Ok(Arc::clone(&source) as Arc<dyn Source>));
+    let says = plan.clone();
+    let log = move |event: &surefault_serve::event::Event| says.say(&event.to_string());
+    let daemon = Daemon::supervised(config, log, sources, supervised).expect("a daemon");
+    if !is_successor {
+        daemon.listen(&plan.socket(), planned).expect("a socket");
+    }
+    daemon.run();
+    ExitCode::SUCCESS
+}
+
+/// The pattern, failing and slow as planned.
+struct Planned(Plan);
+
+impl Source for Planned {
+    fn open(&self) -> Result<Arc<dyn Store>, StoreError> {
+        let mut plan = FaultPlan::new(SEED, self.0.latency.parse().expect("a latency"));
+        for rule in &self.0.rules {
+            plan.push(rule.parse().expect("a rule"));
+        }
+        let pattern = PatternStore::new(SEED, self.0.pages * page_size() as u64);
+        Ok(Arc::new(PlannedStore::new(pattern, plan, host_page())))
+    }
+
+    fn describe(&self) -> String {
+        "the pattern".to_owned()
+    }
+}
+
+/// A supervised daemon.
+pub(crate) struct Rig {
+    pub(crate) plan: Plan,
+    pub(crate) supervisor: Child,
+    _dir: TempDir,
+}
+
+impl Rig {
+    pub(crate) fn new(change: impl FnOnce(&mut Plan)) -> Rig {
+        Rig::with(change, |_| ())
+    }
+
+    /// One whose supervisor is started in a special way.
+    pub(crate) fn with(change: impl FnOnce(&mut Plan), special: impl FnOnce(&mut Command)) -> Rig {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut plan = Plan {
+            dir: dir.path().to_owned(),
+            binary: std::env::current_exe().expect("this test's binary"),
+            pages: 1024,
+            rules: Vec::new(),
+            latency: "0us..300us".to_owned(),
+            failed_page: "poison".to_owned(),
+            deadline: 5000,
+            mortal: true,
+        };
+        change(&mut plan);
+        let mut command = Command::new(std::env::current_exe().expect("this test's binary"));
+        command
+            .env(SUPERVISOR, serde_json::to_string(&plan).expect("JSON"))
+            .stdin(Stdio::null());
+        special(&mut command);
+        let supervisor = command.spawn().expect("a supervisor");
+        let rig = Rig {
+            plan,
+            supervisor,
+            _dir: dir,
+        };
+        rig.worker_after(0);
+        rig
+    }
+
+    /// Lines of the log, with when they were written.
+    pub(crate) fn log(&self) -> Vec<(u64, String)> {
+        let text = std::fs::read_to_string(self.plan.log()).unwrap_or_default();
+        let line = |line: &str| {
+            let (at, text) = line.split_once(' ')?;
+            Some((at.parse().ok()?, text.to_owned()))
+        };
+        text.lines().filter_map(line).collect()
+    }
+
+    /// Waits for a line that `find` likes, written after `after`.
+    pub(crate) fn told<T>(
+        &self,
+        what: &str,
+        after: u64,
+        find: impl Fn(&str) -> Option<T>,
+    ) -> (u64, T) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let lines = self.log();
+            let mut lines = lines.iter().filter(|(at, _)| *at > after);
+            let found = lines.find_map(|(at, line)| Some((*at, find(line)?)));
+            if let Some(found) = found {
+                return found;
+            }
+            assert!(
+                Instant::now() < until,
+                "{what} is never told:\n{}",
+                std::fs::read_to_string(self.plan.log()).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The first worker that has begun to serve after `after`, and when it did.
+    pub(crate) fn worker_after(&self, after: u64) -> (u64, Pid) {
+        self.told("a worker", after, |line| {
+            let pid = line.strip_prefix("worker ")?.split_once(" serves ")?.0;
+            Pid::from_raw(pid.parse().ok()?)
+        })
+    }
+
+    /// Kills the worker; gives how long nobody served.
+    pub(crate) fn kill_worker(&self, worker: &mut Pid) -> Duration {
+        let killed = now_ns();
+        // It may just have died by itself.
+        let _ = kill_process(*worker, Signal::KILL);
+        let (served, next) = self.worker_after(killed);
+        *worker = next;
+        Duration::from_nanos(served - killed)
+    }
+
+    /// A VM of this daemon.
+    pub(crate) fn vm(&self, change: impl FnOnce(&mut Part)) -> Vmm {
+        let mut part = Part::new(&self.plan.socket(), self.plan.pages);
+        change(&mut part);
+        Vmm::start(&part)
+    }
+
+    /// Four VMs of this daemon, with balloons, served by now.
+    pub(crate) fn four_vms(&self) -> Vec<Vmm> {
+        let before = now_ns();
+        let vms: Vec<_> = (0..4)
+            .map(|_| self.vm(|part| (part.balloon, part.vcpus) = (part.pages / 3, 2)))
+            .collect();
+        until("four VMs are served", || {
+            let log = self.log();
+            let began = log.iter().filter(|(at, line)| {
+                *at > before && line.starts_with("vm ") && line.contains(" regions, ")
+            });
+            began.count() == 4
+        });
+        vms
+    }
+
+    pub(crate) fn ask(&self, request: &Request) -> Result<Reply, ControlError> {
+        ControlClient::connect(&self.plan.control())?.ask(request)
+    }
+
+    /// This test's binary under another name.
+    pub(crate) fn copy(&self, name: &str) -> PathBuf {
+        let copy = self.plan.dir.join(name);
+        link_or_copy(&copy);
+        copy
+    }
+}
+
+pub(crate) fn link_or_copy(to: &Path) {
+    let from = std::env::current_exe().expect("this test's binary");
+    if std::fs::hard_link(&from, to).is_err() {
+        std::fs::copy(&from, to).expect("a copy");
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.plan.log()).unwrap_or_default();
+            eprintln!("{log}");
+        }
+    }
+}
+
+/// Whether the long versions of tests are asked for.
+pub(crate) fn is_full() -> bool {
+    std::env::var("SUREFAULT_FULL").is_ok_and(|full| full == "1")
+}
+
+/// Waits until `done`.
+pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
+    let limit = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < limit, "never happens: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// No page.
+pub(crate) const NONE: [u64; 0] = [];
