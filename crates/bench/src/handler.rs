@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::{BenchError, Source};
 
 const FLOOR: &str = include_str!("floor.c");
@@ -161,6 +163,19 @@ impl Handler {
 
 impl Drop for Handler {
     fn drop(&mut self) {
+        // Two of them end the daemon in good order, and its worker with it.
+        let pid = Pid::from_child(&self.child);
+        let until = Instant::now() + PATIENCE;
+        for _ in 0..2 {
+            // Its number is its own as long as nobody has waited for it.
+            if matches!(self.child.try_wait(), Ok(None)) {
+                let _ = kill_process(pid, Signal::TERM);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -2,7 +2,8 @@
 
 use core::fmt::Write as _;
 use core::str::FromStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -53,6 +54,12 @@ enum CtlCommand {
         /// Pages, counted from 0 in the first region, or in another: `5,9-12`, `1:0-3` [default: all].
         #[arg(value_name = "PAGES")]
         pages: Option<PagesList>,
+    },
+    /// Go on with another program, without letting go of a VM.
+    Upgrade {
+        /// The program [default: the one that the daemon was started from].
+        #[arg(value_name = "BINARY")]
+        binary: Option<PathBuf>,
     },
     /// Show what happens, until the daemon ends.
     Events {
@@ -128,9 +135,34 @@ pub(crate) fn ctl(args: &CtlArgs) -> Result<Exit, Failure> {
                 ))?;
             }
         }
+        CtlCommand::Upgrade { binary } => upgrade(&mut client, &args.path, binary.as_deref())?,
         CtlCommand::Events { format } => events(&mut client, *format)?,
     }
     Ok(Exit::Ran)
+}
+
+/// How long a successor that has begun may take to serve.
+const TAKES_OVER: Duration = Duration::from_secs(30);
+
+/// Done when the successor answers.
+fn upgrade(
+    client: &mut ControlClient,
+    control: &Path,
+    binary: Option<&Path>,
+) -> Result<(), Failure> {
+    let binary = binary.map(std::path::absolute).transpose();
+    let binary = binary.map_err(|error| Failure::new(Exit::Unexpected, error))?;
+    client.ask(&Request::Upgrade { binary }).map_err(failure)?;
+    let until = Instant::now() + TAKES_OVER;
+    // The old one hangs up when it is replaced.
+    while client.ask(&Request::List {}).is_ok() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut successor = ControlClient::connect(control).map_err(failure)?;
+    match successor.ask(&Request::List {}).map_err(failure)? {
+        Reply::Listed { vms, .. } => print(&format!("upgraded: {} VMs are served on\n", vms.len())),
+        _ => print("upgraded\n"),
+    }
 }
 
 fn events(client: &mut ControlClient, format: Format) -> Result<(), Failure> {

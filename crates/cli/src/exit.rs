@@ -22,6 +22,23 @@ pub(crate) enum Exit {
     Incomplete = 6,
 }
 
+impl Exit {
+    /// What a process that ended with `code` meant, if it was one of this command.
+    pub(crate) fn from_code(code: u8) -> Exit {
+        let all = [
+            Exit::Ran,
+            Exit::Unexpected,
+            Exit::Usage,
+            Exit::Found,
+            Exit::Limit,
+            Exit::Host,
+            Exit::Incomplete,
+        ];
+        let meant = all.into_iter().find(|&exit| exit as u8 == code);
+        meant.unwrap_or(Exit::Unexpected)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(exit as u8)

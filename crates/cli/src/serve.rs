@@ -3,12 +3,13 @@
 mod args;
 mod file;
 mod signals;
+mod supervise;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use surefault_serve::{Daemon, FileSource, ListenError, Source, enter_sandbox};
+use surefault_serve::{Daemon, FileSource, ListenError, Source, Supervised, enter_sandbox};
 use surefault_store::FileStore;
 
 use self::args::{FailedPageChoice, Settings};
@@ -23,15 +24,34 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     }
     check(&settings)?;
     raise_descriptor_limit();
+    if !args.supervised && !settings.no_supervisor {
+        return supervise::supervise(&settings);
+    }
+    let supervised = if args.supervised {
+        let supervised = Supervised::begin().map_err(|error| {
+            let error = anyhow::Error::new(error).context("nobody supervises at standard input");
+            Failure::new(Exit::Usage, error)
+        })?;
+        Some(supervised)
+    } else {
+        None
+    };
+    let is_successor = supervised.as_ref().is_some_and(Supervised::is_successor);
     let log = |event: &_| eprintln!("surefault: {event}");
     let sources = |store: &str| source(store).map_err(|error| error.to_string());
-    let daemon = Daemon::new(settings.config(), log, Box::new(sources));
+    let (config, sources) = (settings.config(), Box::new(sources));
+    let daemon = match supervised {
+        Some(supervised) => Daemon::supervised(config, log, sources, supervised),
+        None => Daemon::new(config, log, sources),
+    };
     let daemon = daemon.map_err(|error| listen_failure("--control", error))?;
     if let Some(address) = settings.metrics {
         let shown = daemon.clone();
         metrics::serve(address, move || shown.metrics())?;
     }
-    for Listen { socket, store } in &settings.listen {
+    // A successor knows what was added and removed since.
+    let listen = settings.listen.iter().filter(|_| !is_successor);
+    for Listen { socket, store } in listen {
         let source = source(store).map_err(|error| Failure::option("--listen", error))?;
         let listening = daemon.listen(socket, source);
         listening.map_err(|error| listen_failure("--listen", error))?;

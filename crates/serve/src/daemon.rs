@@ -176,8 +176,7 @@ impl Daemon {
 
     /// Accepts nobody any more, and ends when its VMs have. May be called in a signal handler.
     pub fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
-        self.shared.nudge.wake();
+        self.shared.drain();
     }
 
     /// Ends now. VMs that lack pages are killed first: these would read as zeros. May be called in a
@@ -272,6 +271,11 @@ impl Shared {
         uid == 0
             || uid == rustix::process::geteuid().as_raw()
             || self.config.allow_uids.contains(&uid)
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.nudge.wake();
     }
 
     pub(crate) fn must_end(&self) -> bool {

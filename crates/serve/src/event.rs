@@ -224,7 +224,8 @@ impl fmt::Display for Event {
             }
             Event::SupervisorGone { vms } => write!(
                 f,
-                "THE SUPERVISOR IS GONE: {vms} VMs are served on, but if this process dies, they hang"
+                "THE SUPERVISOR IS GONE: {vms} VMs are served to their end, and nobody new; if this \
+                 process dies, they hang"
             ),
             Event::Refused {
                 socket,

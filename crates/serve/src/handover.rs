@@ -184,6 +184,14 @@ impl Handover {
         shared.events.tell(&Event::SupervisorGone {
             vms: shared.vms().len(),
         });
+        // Whoever is taken in now would be frozen when this process dies. Under systemd another takes
+        // over soon, and needs the sockets as they are.
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            self.draining.store(true, Ordering::Release);
+            shared.nudge.wake();
+        } else {
+            shared.drain();
+        }
     }
 
     fn hear(&self, shared: &Shared, message: ToWorker) {

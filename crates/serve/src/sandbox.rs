@@ -61,6 +61,10 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_getsockname,
     libc::SYS_getpeername,
     libc::SYS_eventfd2,
+    // What a successor finds.
+    libc::SYS_memfd_create,
+    libc::SYS_ftruncate,
+    libc::SYS_mlock,
     // Names of sockets.
     libc::SYS_unlinkat,
     libc::SYS_fchmod,

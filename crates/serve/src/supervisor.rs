@@ -95,7 +95,7 @@ pub struct Supervisor {
     pause: Duration,
     /// There was a worker that served.
     has_served: bool,
-    /// A signal that came while there was no worker.
+    /// The last signal that was to be passed on: workers to come must know, too.
     owed: Option<Signal>,
     log: Box<dyn Fn(&str)>,
 }
@@ -282,9 +282,11 @@ impl Supervisor {
             let Some(signal) = Signal::from_named_raw(number.into()) else {
                 continue;
             };
-            match &self.worker {
-                Some(worker) if worker.stage != Stage::Starting => worker.signal(signal),
-                _ => self.owed = Some(signal),
+            self.owed = Some(signal);
+            if let Some(worker) = &self.worker
+                && worker.stage == Stage::Serving
+            {
+                worker.signal(signal);
             }
         }
     }

@@ -21,6 +21,10 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) settings: Settings,
+
+    /// Serve what the supervisor at standard input has. Workers are started so.
+    #[arg(long, hide = true)]
+    pub(crate) supervised: bool,
 }
 
 /// What both can say.
@@ -93,6 +97,16 @@ pub(crate) struct Settings {
     /// Do without the filter of system calls.
     #[arg(long)]
     pub(crate) no_seccomp: bool,
+
+    /// Serve in this very process, without another that goes on when it dies: VMs hang then.
+    #[arg(long)]
+    pub(crate) no_supervisor: bool,
+
+    /// A worker that shows no sign of life for this long is killed, and another goes on [default:
+    /// 10s].
+    #[arg(long, value_name = "TIME", value_parser = positive)]
+    #[serde(deserialize_with = "time")]
+    pub(crate) worker_silence: Option<Duration>,
 }
 
 /// A socket, and what its VMs are served from.
@@ -157,10 +171,11 @@ impl Settings {
             };
         }
         fill_in!(control deadline failed_page attempts prefetch metrics max_vms max_regions);
-        fill_in!(max_memory max_pending max_reads handshake_time);
+        fill_in!(max_memory max_pending max_reads handshake_time worker_silence);
         self.listen.extend(file.listen);
         self.allow_uid.extend(file.allow_uid);
         self.no_seccomp |= file.no_seccomp;
+        self.no_supervisor |= file.no_supervisor;
     }
 
     pub(super) fn config(&self) -> ServeConfig {

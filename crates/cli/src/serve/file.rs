@@ -61,6 +61,8 @@ mod tests {
             max-reads = 2
             handshake-time = "1s"
             no-seccomp = true
+            no-supervisor = true
+            worker-silence = "10s"
         "#;
         let settings = parse(text).expect("settings");
         let b = Listen {

@@ -16,6 +16,8 @@ crate::cases![
     a_snapshot_that_was_cut_short(Uffd),
     told_by_the_control_socket(Uffd),
     metrics_of_the_daemon(Uffd),
+    a_worker_that_is_killed_is_replaced(Uffd),
+    without_a_supervisor(Uffd),
     what_makes_no_sense(Nothing),
 ];
 
@@ -213,4 +215,60 @@ fn what_makes_no_sense() {
             .args(["ctl", "nobody", "list"]),
     )
     .refused(2, &["cannot connect to nobody"]);
+}
+
+/// The worker that has begun to serve last.
+fn worker(serve: &mut Serve) -> Pid {
+    let line = serve.says(" serves ");
+    let pid = line
+        .split_once("worker ")
+        .and_then(|(_, rest)| rest.split(' ').next());
+    let pid = pid.and_then(|pid| pid.parse().ok()).expect("a pid");
+    Pid::from_raw(pid).expect("not 0")
+}
+
+fn a_worker_that_is_killed_is_replaced() {
+    let mut serve = Serve::start(16 << 20, &[]);
+    let mut pid = worker(&mut serve);
+    let dir = serve.dir.path().to_owned();
+    let demo = std::thread::spawn(move || {
+        let arguments = [
+            "attach-demo",
+            "vm",
+            "--expect",
+            "pattern:5",
+            "--balloon",
+            "400",
+        ];
+        output(Command::new(BINARY).current_dir(dir).args(arguments))
+    });
+    serve.says("vm 1: process");
+    for _ in 0..3 {
+        kill_process(pid, Signal::KILL).expect("it lives");
+        pid = worker(&mut serve);
+    }
+    serve.ctl(&["upgrade", "/bin/false"]).ended(2);
+    let upgraded = serve.ctl(&["upgrade"]).ended(0);
+    assert!(
+        upgraded.stdout.contains("upgraded: "),
+        "{}",
+        upgraded.stdout
+    );
+    assert_ne!(pid, worker(&mut serve));
+    let ran = demo.join().expect("no panic").ended(0);
+    assert!(ran.stdout.contains(" 0 wrong"), "{}", ran.stdout);
+    serve.drained();
+}
+
+fn without_a_supervisor() {
+    let mut serve = Serve::start(1 << 20, &["--no-supervisor"]);
+    serve.attach(&["--pages", "256"]).ended(0);
+    let refused = serve.ctl(&["upgrade"]).ended(2);
+    assert!(
+        refused.stderr.contains("no supervisor"),
+        "{}",
+        refused.stderr
+    );
+    serve.says("ended after");
+    serve.drained();
 }

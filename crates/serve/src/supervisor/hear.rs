@@ -64,7 +64,7 @@ impl Supervisor {
             ToSupervisor::Ready => {
                 worker.stage = Stage::Serving;
                 let (pid, took) = (worker.pid(), worker.started.elapsed());
-                if let Some(signal) = self.owed.take() {
+                if let Some(signal) = self.owed {
                     worker.signal(signal);
                 }
                 let since = self.unserved.take();

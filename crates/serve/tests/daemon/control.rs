@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
+use surefault_pager::Prefetch;
 use surefault_serve::control::{ControlClient, ControlError, Pages, Reply, Request};
 use surefault_serve::event::{Event, VmId};
 use surefault_testkit::page_size;
@@ -165,7 +166,8 @@ fn nonsense_is_answered() {
 }
 
 fn numbers_for_prometheus() {
-    let rig = Rig::new(|_| {});
+    // A page that is fetched ahead is no fault.
+    let rig = Rig::new(|config| config.pager.prefetch = Prefetch::None);
     let socket = rig.listen("vm", Planned::new(8, &[], "0us"));
     let mut part = Part::new(&socket, 8);
     part.stays = true;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Signal, kill_process, test_kill_process};
 use surefault_core::plan::mix;
 use surefault_pager::Point;
 
-use crate::rig::{NONE, Rig, is_full, now_ns};
+use crate::rig::{NONE, Rig, is_full, now_ns, until};
 
 crate::cases![
     workers_killed_under_four_vms,
@@ -126,11 +126,12 @@ fn the_worker_goes_on_without_its_supervisor() {
     });
     let report = vm.sound_report();
     assert_eq!(report.failed, NONE);
-    // Another VM, which nobody keeps.
-    let mut other = rig.vm(|part| part.pages = 64);
-    assert_eq!(other.sound_report().failed, NONE);
-    rig.told("that nobody keeps it", 0, |line| {
-        line.contains("DOES NOT KEEP").then_some(())
-    });
-    kill_process(worker, Signal::KILL).expect("it is still there");
+    // It takes nobody new in, and ends with its last VM.
+    drop(vm);
+    let gone = Err(rustix::io::Errno::SRCH);
+    until("its end", || test_kill_process(worker) == gone);
+    assert!(
+        !rig.plan.dir.join("vms").exists(),
+        "its socket is gone, too"
+    );
 }
