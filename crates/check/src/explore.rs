@@ -9,8 +9,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::graph::{Graph, NO_CLASS};
-use crate::model::Model;
+use crate::graph::Graph;
+use crate::model::{Model, Next};
 use crate::verdict::Counterexample;
 
 /// States that one thread expands at a time.
@@ -75,7 +75,7 @@ enum Target<S> {
 
 struct Edge<S> {
     target: Target<S>,
-    class: u8,
+    acts: (u64, u64),
     broken: u32,
     is_wreck: bool,
     open: u32,
@@ -176,8 +176,7 @@ impl<S> Search<S> {
                     }
                 },
             };
-            self.graph.targets.push(number);
-            self.graph.classes.push(edge.class);
+            self.graph.add_edge(number, edge.acts);
             for (property, way) in self.broken.iter_mut().enumerate() {
                 if edge.broken >> property & 1 == 1 && way.is_none() {
                     let mut places = self.graph.way_to(from);
@@ -198,9 +197,9 @@ fn expand_all<M: Model>(
     threads: usize,
 ) -> Vec<Vec<Edge<M::State>>> {
     let expand = |states: &[Option<M::State>]| {
-        let mut actions = Vec::new();
+        let mut steps = Vec::new();
         let edges = states.iter().map(|state| match state {
-            Some(state) => expand(model, graph, state, &mut actions),
+            Some(state) => expand(model, graph, state, &mut steps),
             None => Vec::new(),
         });
         edges.collect::<Vec<_>>()
@@ -227,12 +226,10 @@ fn expand<M: Model>(
     model: &M,
     graph: &Graph,
     state: &M::State,
-    actions: &mut Vec<M::Action>,
+    steps: &mut Vec<Next<M::Action, M::State>>,
 ) -> Vec<Edge<M::State>> {
-    actions.clear();
-    model.actions(state, actions);
-    let edges = actions.iter().map(|&action| {
-        let next = model.next(state, action);
+    model.steps(state, steps);
+    let edges = steps.drain(..).map(|next| {
         let print = model.fingerprint(&next.state);
         let (target, open) = match graph.fingerprints.get(print) {
             Some(number) => (Target::Known(number), 0),
@@ -245,7 +242,7 @@ fn expand<M: Model>(
         };
         Edge {
             target,
-            class: model.class(action).unwrap_or(NO_CLASS),
+            acts: (next.acts, next.offers),
             broken: next.broken,
             is_wreck: next.is_wreck,
             open,

@@ -1,14 +1,12 @@
 //! The states and edges that were found, in few bytes each.
 //!
 //! A state is a number, in the order of breadth-first search: its depth never falls as numbers rise.
-//! It can be had again by taking the steps that led to it. An edge is its target and its class; the
-//! step itself is the one at the edge's place among the steps of the state.
+//! It can be had again by taking the steps that led to it. An edge is its target and the classes that
+//! it acts for, of which there are few different sets; the step itself is the one at the edge's place
+//! among the steps of the state.
 
 use crate::fingerprints::Fingerprints;
 use crate::model::Model;
-
-/// The class of a step that may be put off for ever.
-pub(crate) const NO_CLASS: u8 = u8::MAX;
 
 /// What was explored.
 #[derive(Debug)]
@@ -23,7 +21,10 @@ pub struct Graph {
     /// By number: its first edge; one more entry than states were expanded.
     pub(crate) first_edge: Vec<u32>,
     pub(crate) targets: Vec<u32>,
-    pub(crate) classes: Vec<u8>,
+    /// By edge: its place among `acts`.
+    acts_of: Vec<u16>,
+    /// The different sets of classes: those that an edge acts for, and those it shows to be able to.
+    acts: Vec<(u64, u64)>,
     /// By depth: the first state of that depth.
     pub(crate) levels: Vec<u32>,
 }
@@ -37,7 +38,8 @@ impl Graph {
             open: Vec::new(),
             first_edge: vec![0],
             targets: Vec::new(),
-            classes: Vec::new(),
+            acts_of: Vec::new(),
+            acts: Vec::new(),
             levels: Vec::new(),
         }
     }
@@ -60,7 +62,7 @@ impl Graph {
     /// Bytes that all of it takes.
     pub fn bytes(&self) -> usize {
         let per_state = self.parents.len() * (4 + 1 + 4) + self.first_edge.len() * 4;
-        self.fingerprints.bytes() + per_state + self.targets.len() * 4 + self.classes.len()
+        self.fingerprints.bytes() + per_state + self.targets.len() * (4 + 2)
     }
 
     /// Steps on a shortest way to a state.
@@ -81,11 +83,33 @@ impl Graph {
         number
     }
 
-    /// The edges of a state that was expanded: targets and classes.
-    pub(crate) fn edges_of(&self, state: u32) -> impl Iterator<Item = (u32, u8)> + '_ {
+    /// Adds an edge of the state that is being expanded.
+    pub(crate) fn add_edge(&mut self, target: u32, acts: (u64, u64)) {
+        let known = self.acts.iter().position(|&other| other == acts);
+        let place = known.unwrap_or_else(|| {
+            self.acts.push(acts);
+            self.acts.len() - 1
+        });
+        self.targets.push(target);
+        let place = u16::try_from(place).expect("few steps act for the same classes");
+        self.acts_of.push(place);
+    }
+
+    /// The edges of a state that was expanded: targets, and the classes they act for.
+    pub(crate) fn edges_of(&self, state: u32) -> impl Iterator<Item = (u32, u64)> + '_ {
         let (from, to) = self.range(state);
+        let acts = self.acts_of[from..to].iter();
         let targets = self.targets[from..to].iter().copied();
-        targets.zip(self.classes[from..to].iter().copied())
+        targets.zip(acts.map(|&place| self.acts[usize::from(place)].0))
+    }
+
+    /// The classes that could act in a state that was expanded.
+    pub(crate) fn possible(&self, state: u32) -> u64 {
+        let (from, to) = self.range(state);
+        self.acts_of[from..to].iter().fold(0, |all, &place| {
+            let (acts, offers) = self.acts[usize::from(place)];
+            all | acts | offers
+        })
     }
 
     pub(crate) fn range(&self, state: u32) -> (usize, usize) {
@@ -114,13 +138,13 @@ impl Graph {
         places: impl IntoIterator<Item = u8>,
     ) -> (Vec<M::Action>, M::State) {
         let mut taken = Vec::new();
-        let mut actions = Vec::new();
+        let mut steps = Vec::new();
         for place in places {
-            actions.clear();
-            model.actions(&state, &mut actions);
-            let action = actions[usize::from(place)];
-            taken.push(action);
-            state = model.next(&state, action).state;
+            model.steps(&state, &mut steps);
+            let next = steps.swap_remove(usize::from(place));
+            steps.clear();
+            taken.push(next.action);
+            state = next.state;
         }
         (taken, state)
     }

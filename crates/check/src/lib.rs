@@ -1,7 +1,7 @@
 //! Explores every interleaving of a small machine, and says which promises hold on all of them.
 //!
 //! ```text
-//!   Model ──── actions, next ────► explore ────► Graph ────► liveness ────► Verdict
+//!   Model ──────── steps ────────► explore ────► Graph ────► liveness ────► Verdict
 //!             breadth first, both cores     states, edges     fair cycles      │
 //!                                                                              ▼
 //!                                                     Counterexample: stem, and cycle
@@ -14,6 +14,7 @@
 //! | [`graph`] | the states and edges that were found, in few bytes each |
 //! | [`liveness`] | cycles on which an obligation stays open although everybody is treated fairly |
 //! | [`verdict`] | what came of it |
+//! | [`system`] | the model that matters: the production machines in the simulator's world |
 //!
 //! **Safety** is judged at every step, and breadth-first search makes the counterexample a shortest
 //! one. **Liveness** is judged on the stored graph: an obligation is a predicate of states that must
@@ -29,6 +30,7 @@ mod fingerprints;
 pub mod graph;
 pub mod liveness;
 pub mod model;
+pub mod system;
 pub mod verdict;
 
 pub use explore::{Explored, Limits, Progress, explore};

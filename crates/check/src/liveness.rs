@@ -17,7 +17,7 @@ mod components;
 mod lasso;
 
 use crate::explore::Explored;
-use crate::graph::{Graph, NO_CLASS};
+use crate::graph::Graph;
 use crate::model::{Fairness, Model};
 use crate::verdict::{Counterexample, Verdict};
 
@@ -42,20 +42,6 @@ impl Fair {
         }
         fair
     }
-}
-
-fn bit(class: u8) -> u64 {
-    match class {
-        NO_CLASS => 0,
-        class => 1 << class,
-    }
-}
-
-/// The classes that are possible in a state.
-fn possible(graph: &Graph, state: u32) -> u64 {
-    graph
-        .edges_of(state)
-        .fold(0, |all, (_, class)| all | bit(class))
 }
 
 /// Judges each obligation of `model` on what was explored of it.
@@ -87,12 +73,12 @@ fn fair_parts(components: &mut Components<'_>, fair: Fair, states: Vec<u32>) -> 
         for part in components.of(&states) {
             let (mut in_all, mut in_some, mut taken) = (!0, 0, 0);
             for &state in &part {
-                let possible = possible(graph, state);
+                let possible = graph.possible(state);
                 in_all &= possible;
                 in_some |= possible;
-                for (target, class) in graph.edges_of(state) {
+                for (target, acts) in graph.edges_of(state) {
                     if components.are_together(state, target) {
-                        taken |= bit(class);
+                        taken |= acts;
                     }
                 }
             }
@@ -106,7 +92,7 @@ fn fair_parts(components: &mut Components<'_>, fair: Fair, states: Vec<u32>) -> 
             }
             let rest = part.into_iter();
             let rest: Vec<u32> = rest
-                .filter(|&state| possible(graph, state) & missed == 0)
+                .filter(|&state| graph.possible(state) & missed == 0)
                 .collect();
             if !rest.is_empty() {
                 left.push(rest);
@@ -131,7 +117,7 @@ fn shortest(components: &mut Components<'_>, fair: Fair, parts: Vec<Vec<u32>>) -
             continue;
         }
         let without = part.iter().copied();
-        let without = without.filter(|&state| possible(graph, state) >> class & 1 == 0);
+        let without = without.filter(|&state| graph.possible(state) >> class & 1 == 0);
         let smaller = fair_parts(components, fair, without.collect());
         let Some(smaller) = smaller.into_iter().min_by_key(entry) else {
             continue;

@@ -6,18 +6,15 @@ use core::fmt::Debug;
 pub trait Model: Sync {
     /// A state.
     type State: Send + Sync;
-    /// A step. Small: a state has at most 255 of them.
-    type Action: Copy + PartialEq + Debug + Send + Sync;
+    /// A step. A state has at most 255 of them.
+    type Action: Clone + PartialEq + Debug + Send + Sync;
 
     /// Where it begins. To begin in one of several states, begin with a step that chooses.
     fn initial(&self) -> Self::State;
 
-    /// Appends the steps that are possible in `state`, always in the same order for states of the
-    /// same fingerprint.
-    fn actions(&self, state: &Self::State, actions: &mut Vec<Self::Action>);
-
-    /// Takes a step that `actions` gave, and judges it.
-    fn next(&self, state: &Self::State, action: Self::Action) -> Next<Self::State>;
+    /// Appends what can happen in `state`, always in the same order for states of the same
+    /// fingerprint.
+    fn steps(&self, state: &Self::State, into: &mut Vec<Next<Self::Action, Self::State>>);
 
     /// Tells states apart. Equal for states that take equal steps to states of equal fingerprints.
     fn fingerprint(&self, state: &Self::State) -> u64;
@@ -43,17 +40,17 @@ pub trait Model: Sync {
     fn classes(&self) -> &[Class] {
         &[]
     }
-
-    /// The class that a step belongs to, as an index; `None` for one that may be put off for ever.
-    fn class(&self, action: Self::Action) -> Option<u8> {
-        let _ = action;
-        None
-    }
 }
 
-/// What came of a step.
+/// A step, judged, and what comes of it.
 #[derive(Clone, Debug)]
-pub struct Next<S> {
+pub struct Next<A, S> {
+    /// The step.
+    pub action: A,
+    /// The classes that it belongs to, bit by bit. A step of none may be put off for ever.
+    pub acts: u64,
+    /// Classes that are shown by this step to be able to act, although it does not act for them.
+    pub offers: u64,
     /// The state after it.
     pub state: S,
     /// What happened that must never happen, bit by bit.
@@ -62,10 +59,13 @@ pub struct Next<S> {
     pub is_wreck: bool,
 }
 
-impl<S> Next<S> {
-    /// A step with which all is well.
-    pub fn fine(state: S) -> Next<S> {
+impl<A, S> Next<A, S> {
+    /// A step with which all is well, and which nobody has to take.
+    pub fn fine(action: A, state: S) -> Next<A, S> {
         Next {
+            action,
+            acts: 0,
+            offers: 0,
             state,
             broken: 0,
             is_wreck: false,

@@ -89,18 +89,18 @@ impl Model for Checked<'_> {
         self.machine.initial.clone()
     }
 
-    fn actions(&self, state: &Vec<u8>, actions: &mut Vec<(u8, u8)>) {
+    fn steps(&self, state: &Vec<u8>, into: &mut Vec<Next<Action, Vec<u8>>>) {
         let steps = (self.machine.actions)(state);
-        actions.extend((0..).zip(steps).map(|(place, (who, _))| (who, place)));
-    }
-
-    fn next(&self, state: &Vec<u8>, (_, place): (u8, u8)) -> Next<Vec<u8>> {
-        let (_, state) = (self.machine.actions)(state).swap_remove(usize::from(place));
-        let mut next = Next::fine(state);
-        for (bit, (_, bad)) in self.machine.safety.iter().enumerate() {
-            next.broken |= u32::from(bad(&next.state)) << bit;
+        for (place, (who, state)) in (0..).zip(steps) {
+            let mut next = Next::fine((who, place), state);
+            if usize::from(who) < self.machine.classes.len() {
+                next.acts = 1 << who;
+            }
+            for (bit, (_, bad)) in self.machine.safety.iter().enumerate() {
+                next.broken |= u32::from(bad(&next.state)) << bit;
+            }
+            into.push(next);
         }
-        next
     }
 
     fn fingerprint(&self, state: &Vec<u8>) -> u64 {
@@ -125,10 +125,6 @@ impl Model for Checked<'_> {
 
     fn classes(&self) -> &[Class] {
         &self.machine.classes
-    }
-
-    fn class(&self, (who, _): (u8, u8)) -> Option<u8> {
-        (usize::from(who) < self.machine.classes.len()).then_some(who)
     }
 }
 

@@ -46,6 +46,12 @@ pub(crate) enum Command {
     /// One row for each policy and workload. Exit codes: 0 it was played; 2 bad usage or input.
     Compare(crate::compare::CompareArgs),
 
+    /// Explore every interleaving of a small system, and say which promises hold under each policy.
+    ///
+    /// The production machines in the simulated world. Exit codes: 0 everything holds; 2 bad usage or
+    /// input; 3 something is violated; 6 a limit was reached before everything was seen.
+    Check(crate::checker::CheckArgs),
+
     /// Find machines of this host, anybody's, that are stuck in a page fault or frozen on one, and
     /// say why.
     ///

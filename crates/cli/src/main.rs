@@ -12,6 +12,7 @@
 //! | `run` | the command `run` |
 //! | `demo` | the command `demo`: its story, told in `demo/text` and `demo/json` |
 //! | `probe` | the command `probe`, likewise |
+//! | `checker` | the command `check`: every interleaving of a small system |
 //! | `compare` | the command `compare`: the policies side by side |
 //! | `text`, `json` | what came of it, for people and for programs |
 //! | `output` | standard output |
@@ -24,6 +25,7 @@ mod args;
 mod attach_demo;
 mod bench;
 mod check;
+mod checker;
 mod compare;
 mod ctl;
 mod demo;
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Probe(args) => probe::run(args),
+        Command::Check(args) => checker::run(args),
         Command::Compare(args) => compare::compare(args),
         Command::Watch(args) => watch::watch(args),
         Command::Serve(args) => serve::serve(args),

@@ -98,6 +98,7 @@ mod config;
 mod control;
 mod defect;
 mod effect;
+mod fingerprint;
 mod gfn_set;
 mod input;
 mod invariants;
@@ -243,6 +244,23 @@ impl<P: Policy> Faults<P> {
     /// Errors whose task has not come back yet.
     pub fn owed(&self) -> usize {
         self.owed.len()
+    }
+
+    /// The pages whose error waits for its task, the oldest first.
+    pub fn owed_pages(&self) -> impl Iterator<Item = PageId> + '_ {
+        self.owed.pages()
+    }
+
+    /// Whether the guest is still to be told this token. A task that sleeps for one which is neither
+    /// queued nor on its way to the guest sleeps for ever.
+    pub fn is_queued(&self, vcpu: VcpuId, token: crate::Token) -> bool {
+        self.vcpu(vcpu).is_some_and(|vcpu| {
+            let has = |id: &ItemId| vcpu.items.get(*id).is_some_and(|item| item.token == token);
+            match token {
+                WAKE_ALL => vcpu.done.contains(&vcpu::Completion::WakeAll),
+                _ => vcpu.queue.iter().any(has),
+            }
+        })
     }
 
     /// The same machine broken in one way, for tests that must notice.

@@ -57,6 +57,7 @@ mod effect;
 mod entry;
 mod failures;
 mod fetches;
+mod fingerprint;
 mod invariants;
 mod queue;
 mod regions;
@@ -97,6 +98,7 @@ pub use demand::Admission;
 pub use effect::{
     Effect, Fault, FetchRange, Generation, InstallResult, Marked, PageOutcome, PageState, Timer,
 };
+pub use fingerprint::Ranks;
 pub use invariants::Violation;
 pub use regions::UnknownPage;
 pub use restore::{RecordedPage, RestoreError};
@@ -208,6 +210,13 @@ impl Residency {
     /// gives each its own thread needs this many.
     pub fn fetches_out(&self) -> usize {
         self.fetches.len()
+    }
+
+    /// Whether some page still waits for what this fetch brings. One that was overtaken has its place
+    /// until it comes back, and nothing is kept of it.
+    pub fn is_awaited(&self, fetch: Generation) -> bool {
+        let waits = |entry: &entry::Entry| entry.generation == fetch;
+        self.fetches.get(fetch).is_some() && self.entries.iter().any(waits)
     }
 
     /// The pages that have failed, in order.

@@ -38,8 +38,9 @@ use surefault_core::faults::{Faults, ItemId};
 use surefault_core::policy::Policy;
 use surefault_core::residency::Residency;
 use surefault_core::run::ApfMode;
-use surefault_core::{PageId, PageIndex, RegionId, VcpuId};
+use surefault_core::{Gva, PageId, PageIndex, RegionId, VcpuId};
 
+pub use guest::rip_of;
 pub(crate) use guest::{Guest, Running, Task, TaskState};
 pub use happened::{Ended, Happened, Input, Move, Output, Pick, Why};
 pub(crate) use mapped::Mapped;
@@ -258,6 +259,11 @@ impl<P: Policy> Machine<P> {
 
 pub(crate) fn vcpu_id(v: usize) -> VcpuId {
     VcpuId::new(v as u32)
+}
+
+/// One page of address space for each page of the region.
+pub(crate) fn address_of(page: PageIndex) -> Gva {
+    Gva::new((0x10_0000 + u64::from(page.get())) << 12)
 }
 
 /// The demand-paged region is the only one.

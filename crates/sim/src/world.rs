@@ -42,7 +42,9 @@
 //! off, and migrations happen as often as their [`Budgets`] say, at any moment at which they can.
 
 pub mod fairness;
+mod fingerprint;
 pub(crate) mod ledger;
+mod look;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -59,6 +61,7 @@ use crate::machine::{Happened, Machine, Move, Output, Place, Setup, TaskState, v
 use crate::spec::SimError;
 use ledger::Ledger;
 
+pub use look::TaskLook;
 pub use step::{Answer, Step, TimerKind};
 pub use view::View;
 
@@ -169,6 +172,20 @@ impl<P: Policy> World<P> {
         };
         world.note();
         Ok(world)
+    }
+
+    /// The same with a deliberate mistake in the machine of vCPUs, for tests that must notice.
+    #[cfg(any(test, feature = "defects"))]
+    pub fn with_faults_defect(mut self, defect: faults::Defect) -> World<P> {
+        self.machine.faults = self.machine.faults.with_defect(defect);
+        self
+    }
+
+    /// The same with one in the machine of pages.
+    #[cfg(any(test, feature = "defects"))]
+    pub fn with_pages_defect(mut self, defect: residency::Defect) -> World<P> {
+        self.machine.pages = self.machine.pages.with_defect(defect);
+        self
     }
 
     /// The machine, to look at.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{Fair, bit, possible};
+use super::Fair;
 use crate::graph::Graph;
 
 /// A cycle, and where it is entered.
@@ -24,30 +24,30 @@ pub(super) fn round(graph: &Graph, fair: Fair, part: &[u32]) -> Lasso {
     let entry = part.iter().copied().min().expect("a component has states");
     let in_some = part
         .iter()
-        .fold(0, |all, &state| all | possible(graph, state));
+        .fold(0, |all, &state| all | graph.possible(state));
     // A strong class is to be taken. A weak one is to be taken, or found impossible.
     let mut strong = fair.strong & in_some;
-    let mut weak = fair.weak & possible(graph, entry);
+    let mut weak = fair.weak & graph.possible(entry);
     let mut at = entry;
     let mut cycle = Vec::new();
     while strong | weak != 0 {
-        let useful = |_: u32, class: u8, target: u32| {
-            bit(class) & (strong | weak) != 0 || !possible(graph, target) & weak != 0
+        let useful = |acts: u64, target: u32| {
+            acts & (strong | weak) != 0 || !graph.possible(target) & weak != 0
         };
         let Some(way) = round.way(at, useful) else {
             // Not so in a fair component.
             debug_assert!(false, "something to be done cannot be reached");
             break;
         };
-        for (place, class, target) in way {
+        for (place, acts, target) in way {
             cycle.push(place);
             at = target;
-            strong &= !bit(class);
-            weak &= !bit(class) & possible(graph, target);
+            strong &= !acts;
+            weak &= !acts & graph.possible(target);
         }
     }
     if (at != entry || cycle.is_empty())
-        && let Some(way) = round.way(at, |_, _, target| target == entry)
+        && let Some(way) = round.way(at, |_, target| target == entry)
     {
         cycle.extend(way.into_iter().map(|(place, ..)| place));
     }
@@ -62,28 +62,28 @@ struct Round<'a> {
 
 impl Round<'_> {
     /// The shortest way within the component from `start`, of at least one step, to a step that
-    /// `ends` holds for: place, class and target of each step.
-    fn way(&self, start: u32, ends: impl Fn(u32, u8, u32) -> bool) -> Option<Vec<(u8, u8, u32)>> {
-        let mut came: HashMap<u32, (u32, u8, u8)> = HashMap::new();
+    /// `ends` holds for: place, classes and target of each step.
+    fn way(&self, start: u32, ends: impl Fn(u64, u32) -> bool) -> Option<Vec<(u8, u64, u32)>> {
+        let mut came: HashMap<u32, (u32, u8, u64)> = HashMap::new();
         let mut queue = VecDeque::from([start]);
         while let Some(state) = queue.pop_front() {
-            for (place, (target, class)) in (0..).zip(self.graph.edges_of(state)) {
+            for (place, (target, acts)) in (0..).zip(self.graph.edges_of(state)) {
                 if !self.places.contains_key(&target) {
                     continue;
                 }
-                if ends(state, class, target) {
-                    let mut way = vec![(place, class, target)];
+                if ends(acts, target) {
+                    let mut way = vec![(place, acts, target)];
                     let mut at = state;
                     while at != start {
-                        let &(from, place, class) = came.get(&at)?;
-                        way.push((place, class, at));
+                        let &(from, place, acts) = came.get(&at)?;
+                        way.push((place, acts, at));
                         at = from;
                     }
                     way.reverse();
                     return Some(way);
                 }
                 if target != start && !came.contains_key(&target) {
-                    came.insert(target, (state, place, class));
+                    came.insert(target, (state, place, acts));
                     queue.push_back(target);
                 }
             }

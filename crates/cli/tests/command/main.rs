@@ -5,6 +5,7 @@
 )]
 
 mod bench;
+mod check;
 mod compare;
 mod demo;
 mod host;
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
         run::CASES,
         demo::CASES,
         probe::CASES,
+        check::CASES,
         compare::CASES,
         bench::CASES,
         watch::CASES,

@@ -90,6 +90,10 @@ impl Owed {
         self.entries.len()
     }
 
+    pub(super) fn pages(&self) -> impl Iterator<Item = PageId> + '_ {
+        self.entries.iter().map(|entry| entry.page)
+    }
+
     pub(super) fn is_sound(&self) -> bool {
         let pages = || self.entries.iter().map(|entry| entry.page);
         let twice = |page| pages().filter(|&other| other == page).count() > 1;

@@ -8,7 +8,8 @@ use crate::{Cause, CauseKind, PageId};
 
 impl Residency {
     /// The source of the `count` pages from `first` on was repaired: those that have failed become
-    /// absent, with a fresh budget. Says how many.
+    /// absent, with a fresh budget. Says how many. Those that are being tried begin anew: what an
+    /// attempt says that began before the repair says nothing about the page after it.
     ///
     /// # Errors
     /// When there is no page `first`.
@@ -23,9 +24,17 @@ impl Residency {
         }
         for page in self.pending_between(first, last) {
             let entry = self.entries.get_mut(page).expect("the page is pending");
-            if let Phase::Marking { healed: late, .. } = &mut entry.phase {
-                healed += u32::from(!*late);
-                *late = true;
+            match &mut entry.phase {
+                Phase::Marking { healed: late, .. } => {
+                    healed += u32::from(!*late);
+                    *late = true;
+                }
+                Phase::Queued => entry.attempts = 0,
+                Phase::Fetching | Phase::BackingOff => {
+                    entry.attempts = 0;
+                    self.requeue(page);
+                }
+                Phase::Installing | Phase::Zeroing | Phase::Unmarking { .. } => {}
             }
         }
         self.debug_check();

@@ -78,6 +78,26 @@ impl FetchQueue {
     }
 }
 
+impl FetchQueue {
+    /// Hashes the places that are not passed over.
+    pub(super) fn hash_live(
+        &self,
+        entries: &EntryTable,
+        rank: impl Fn(Generation) -> u64,
+        hasher: &mut impl core::hash::Hasher,
+    ) {
+        use core::hash::Hash as _;
+        for queue in [&self.demanded, &self.prefetched] {
+            for &(page, generation) in queue {
+                if is_waiting(entries, (page, generation)) {
+                    (page, rank(generation)).hash(hasher);
+                }
+            }
+            u8::MAX.hash(hasher);
+        }
+    }
+}
+
 fn pop(queue: &mut VecDeque<Place>, entries: &EntryTable) -> Option<PageId> {
     while let Some(place) = queue.pop_front() {
         if is_waiting(entries, place) {

@@ -181,6 +181,25 @@ fn a_failed_page_answers_at_once_until_it_is_healed() {
     assert_eq!(fetch(&mut machine).attempt, 1);
 }
 
+/// Found by the checker: the page failed after its repair, of what was read before it.
+#[test]
+fn an_attempt_that_began_before_a_repair_fails_nothing_after_it() {
+    let mut machine = machine(8);
+    demand(&mut machine, 0);
+    let before = fetch(&mut machine);
+    assert_eq!(machine.handle_heal(page(0), 1), Ok(0));
+    let after = fetch(&mut machine);
+    machine.handle_fetched(before.generation, Err(fault(Persistence::Permanent)));
+    assert_eq!(machine.poll_effect(), None);
+    assert_eq!(machine.state(page(0)), Ok(PageState::Pending));
+    assert!(machine.is_awaited(after.generation));
+    machine.handle_fetched(after.generation, Ok(()));
+    assert!(matches!(
+        machine.poll_effect(),
+        Some(Effect::Install { .. })
+    ));
+}
+
 #[test]
 fn a_stalled_fetch_is_abandoned_at_the_deadline_and_its_late_result_dropped() {
     let mut machine = machine(8);

@@ -44,7 +44,7 @@ impl Residency {
             .map(|rank| rank as u64 + 1)
     }
 
-    fn live_generations(&self) -> Vec<Generation> {
+    pub(super) fn live_generations(&self) -> Vec<Generation> {
         let entries = self
             .entries
             .iter()

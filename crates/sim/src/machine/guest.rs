@@ -78,7 +78,7 @@ impl Task {
 
     /// The instruction it stands at: each task has its own.
     pub(crate) fn rip(&self) -> Gva {
-        Gva::new(0x40_0000 + (u64::from(self.id.get()) << 12))
+        rip_of(self.id)
     }
 
     /// Its address space: each task has its own, and the counting task has the first.
@@ -105,6 +105,11 @@ impl Task {
         self.tried = false;
         self.met_failure = false;
     }
+}
+
+/// The instruction that a task stands at.
+pub fn rip_of(task: TaskId) -> Gva {
+    Gva::new(0x40_0000 + (u64::from(task.get()) << 12))
 }
 
 /// One vCPU's share of the guest.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use surefault_core::faults::{self, Fault};
 use surefault_core::residency::{self, FetchRange, Generation, PageOutcome};
 use surefault_core::run::TaskId;
-use surefault_core::{Access, Failure, PageIndex};
+use surefault_core::{Access, Failure, PageIndex, Token};
 
 use super::Vcpu;
 
@@ -133,6 +133,8 @@ pub enum Happened {
     Ready {
         /// Where.
         vcpu: Vcpu,
+        /// Who is woken.
+        token: Token,
         /// With the error word.
         error: bool,
     },

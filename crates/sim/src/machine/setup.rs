@@ -69,6 +69,11 @@ impl Setup {
                 .is_some_and(|&mode| mode != FailureMode::Healthy)
     }
 
+    /// Whether the source never says anything about the page, unless it is repaired.
+    pub fn is_silent(&self, page: PageIndex) -> bool {
+        self.failing.get(&page) == Some(&FailureMode::Stall)
+    }
+
     /// Failed pages are poisoned, and Linux takes the faults: failures come as signals.
     pub(crate) fn is_watched(&self) -> bool {
         self.host == Host::Surefault && self.apf == ApfMode::Kernel

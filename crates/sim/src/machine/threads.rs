@@ -10,7 +10,8 @@ use surefault_core::run::{ApfMode, TaskId};
 use surefault_core::{CauseKind, Failure, Gfn, Gva, PageId, PageIndex, VcpuId};
 
 use super::{
-    Ended, Happened, Machine, Move, Output, Running, TaskState, Vcpu, Why, page_id, vcpu_id,
+    Ended, Happened, Machine, Move, Output, Running, TaskState, Vcpu, Why, address_of, page_id,
+    vcpu_id,
 };
 use crate::spec::{Host, OnReport};
 
@@ -156,8 +157,7 @@ impl<P: Policy> Machine<P> {
             }
             false => state,
         };
-        // One page of address space for each page of the region.
-        let gva = Gva::new((0x10_0000 + u64::from(page.index().get())) << 12);
+        let gva = address_of(page.index());
         let moment = Moment {
             kernel_mode: self.setup.kernel.contains(&page.index()),
             interrupts_allowed: !self.setup.irqs_off.contains(&page.index()),
@@ -236,6 +236,7 @@ impl<P: Policy> Machine<P> {
                 self.guest.cpus[index(vcpu)].ready = Some((token, error));
                 self.happened(Happened::Ready {
                     vcpu: index(vcpu),
+                    token,
                     error,
                 });
             }

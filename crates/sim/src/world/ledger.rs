@@ -30,6 +30,8 @@ pub(crate) struct Fetch {
     pub(crate) first: PageIndex,
     pub(crate) count: u32,
     pub(crate) planned: Planned,
+    /// One of its pages was removed or repaired since it began.
+    pub(crate) overtaken: bool,
 }
 
 /// What is outstanding.
@@ -53,6 +55,7 @@ impl Ledger {
                     first: range.first.index(),
                     count: range.count,
                     planned,
+                    overtaken: false,
                 });
             }
             Output::PageTimer(timer, _) => self.timers.push(timer),
@@ -156,6 +159,12 @@ impl Ledger {
 
     /// The input that this step is, with its place on the list cleared.
     pub(crate) fn take(&mut self, step: Step) -> Option<Input> {
+        if let Step::Remove(page) | Step::Repair(page) = step {
+            for fetch in &mut self.fetches {
+                let pages = fetch.first.get()..fetch.first.get() + fetch.count;
+                fetch.overtaken |= pages.contains(&page.get());
+            }
+        }
         Some(match step {
             Step::Fetched { page, nth, answer } => {
                 let at = (0..self.fetches.len())

@@ -1,7 +1,5 @@
 //! The canonical state of a world: what a checker compares and stores.
 
-use std::hash::{Hash, Hasher};
-
 use surefault_core::faults::{Faults, ItemId, WAKE_ALL};
 use surefault_core::policy::Policy;
 use surefault_core::residency;
@@ -32,7 +30,7 @@ pub struct View<P> {
     repaired: Bits,
     picks: Vec<Pick>,
     stopped: bool,
-    fetches: Vec<(PageIndex, u32, Option<u64>, Planned)>,
+    fetches: Vec<(PageIndex, u32, Option<u64>, Planned, bool)>,
     timers: Vec<(TimerKind, PageIndex)>,
     faults_timers: Vec<faults::Timer>,
     attempts: Vec<(PageIndex, u8)>,
@@ -148,7 +146,13 @@ impl<P: Policy> World<P> {
                 .iter()
                 .map(|fetch| {
                     let rank = machine.pages.rank(fetch.generation);
-                    (fetch.first, fetch.count, rank, fetch.planned)
+                    (
+                        fetch.first,
+                        fetch.count,
+                        rank,
+                        fetch.planned,
+                        fetch.overtaken,
+                    )
                 })
                 .collect(),
             timers,
@@ -156,47 +160,5 @@ impl<P: Policy> World<P> {
             attempts: self.ledger.attempts.iter().map(|(&a, &b)| (a, b)).collect(),
             budgets: self.left,
         }
-    }
-
-    /// A hash of the [view](Self::view), the same in every run of one build.
-    pub fn hash_view(&self) -> u128 {
-        let mut hasher = Hasher128::default();
-        self.view().hash(&mut hasher);
-        hasher.value()
-    }
-}
-
-/// Two multiplicative hashes side by side: no key, no randomness, 128 bits.
-#[derive(Default)]
-struct Hasher128 {
-    a: u64,
-    b: u64,
-}
-
-impl Hasher128 {
-    fn value(&self) -> u128 {
-        use surefault_core::plan::mix;
-        u128::from(mix(self.a)) << 64 | u128::from(mix(self.b ^ self.a.rotate_left(32)))
-    }
-}
-
-impl Hasher for Hasher128 {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word) ^ (chunk.len() as u64) << 56);
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.a = (self.a.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.b = (self.b.rotate_left(23) ^ word.rotate_left(17))
-            .wrapping_add(0xd6e8_feb8_6659_fd93)
-            .wrapping_mul(0xa076_1d64_78bd_642f);
-    }
-
-    fn finish(&self) -> u64 {
-        self.value() as u64
     }
 }

@@ -1,0 +1,133 @@
+//! A hash of a world's view, without making it: a checker asks for millions of them.
+
+use std::hash::{Hash, Hasher};
+
+use surefault_core::faults;
+use surefault_core::policy::Policy;
+
+use super::step::TimerKind;
+use super::{World, step};
+use crate::machine::TaskState;
+
+impl<P: Policy> World<P> {
+    /// A hash of the [view](Self::view), the same in every run of one build.
+    pub fn hash_view(&self) -> u128 {
+        let mut hasher = Hasher128::default();
+        let machine = &self.machine;
+        let faults = &machine.faults;
+        faults.hash_view(&mut hasher);
+        let ranks = machine.pages.hash_view(&mut hasher);
+        for task in &machine.guest.tasks {
+            let state = match task.state {
+                TaskState::Runnable => 1,
+                TaskState::Finished | TaskState::Killed => 2,
+                TaskState::Waiting(token) => {
+                    3 + u16::from(faults.rank_of_token(super::vcpu_id(task.cpu), token))
+                }
+            };
+            let doomed = task.doomed && !task.is_over();
+            (task.at, state, task.cpu).hash(&mut hasher);
+            (task.tried, task.met_failure, doomed, task.again.min(2)).hash(&mut hasher);
+        }
+        for (v, (cpu, thread)) in machine.guest.cpus.iter().zip(&machine.threads).enumerate() {
+            let rank = |token| faults.rank_of_token(super::vcpu_id(v), token);
+            let ready = cpu.ready.map(|(token, error)| (rank(token), error));
+            (cpu.running(), ready).hash(&mut hasher);
+            (thread.place, thread.next, thread.kicked).hash(&mut hasher);
+            (thread.early_sigbus, thread.acks_due, thread.stopped_for).hash(&mut hasher);
+        }
+        machine.mapped.hash(&mut hasher);
+        machine.backlog.hash(&mut hasher);
+        machine.repaired.hash(&mut hasher);
+        for pick in machine.picks() {
+            pick.hash(&mut hasher);
+        }
+        machine.is_stopped().hash(&mut hasher);
+        // In any order: the sum of a hash of each.
+        let mut workers = 0u64;
+        for &(page, vcpu, item) in &machine.workers {
+            let mut each = Hasher128::default();
+            (page, vcpu, faults.rank_of_item(vcpu, item)).hash(&mut each);
+            workers = workers.wrapping_add(each.finish());
+        }
+        workers.hash(&mut hasher);
+        let mut timers = 0u64;
+        for (at, &timer) in self.ledger.timers.iter().enumerate() {
+            let name = TimerKind::of(timer);
+            let known = self.ledger.timers[..at].iter();
+            if !known.copied().map(TimerKind::of).any(|other| other == name) {
+                let mut each = Hasher128::default();
+                name.hash(&mut each);
+                timers = timers.wrapping_add(each.finish());
+            }
+        }
+        for &timer in &self.ledger.faults_timers {
+            let mut each = Hasher128::default();
+            step::of_faults_timer(timer).hash(&mut each);
+            matches!(timer, faults::Timer::Unclaimed).hash(&mut each);
+            timers = timers.wrapping_add(each.finish());
+        }
+        timers.hash(&mut hasher);
+        for fetch in &self.ledger.fetches {
+            let rank = ranks.of(fetch.generation);
+            (fetch.first, fetch.count, rank).hash(&mut hasher);
+            (fetch.planned, fetch.overtaken).hash(&mut hasher);
+        }
+        for (page, attempts) in &self.ledger.attempts {
+            (page, attempts).hash(&mut hasher);
+        }
+        self.left.hash(&mut hasher);
+        hasher.value()
+    }
+}
+
+/// Two multiplicative hashes side by side: no key, no randomness, 128 bits.
+#[derive(Default)]
+struct Hasher128 {
+    a: u64,
+    b: u64,
+}
+
+impl Hasher128 {
+    fn value(&self) -> u128 {
+        use surefault_core::plan::mix;
+        u128::from(mix(self.a)) << 64 | u128::from(mix(self.b ^ self.a.rotate_left(32)))
+    }
+}
+
+impl Hasher for Hasher128 {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word) ^ (chunk.len() as u64) << 56);
+        }
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.a = (self.a.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.b = (self.b.rotate_left(23) ^ word.rotate_left(17))
+            .wrapping_add(0xd6e8_feb8_6659_fd93)
+            .wrapping_mul(0xa076_1d64_78bd_642f);
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.value() as u64
+    }
+}
