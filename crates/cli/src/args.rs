@@ -52,6 +52,12 @@ pub(crate) enum Command {
     /// input; 3 something is violated; 6 a limit was reached before everything was seen.
     Check(crate::checker::CheckArgs),
 
+    /// Play a saved trace, step by step, on the simulated machine.
+    ///
+    /// Exit codes: 0 it came to what the trace expects, if it expects anything; 2 bad usage or input; 3
+    /// it came to something else.
+    Replay(crate::replay::ReplayArgs),
+
     /// Find machines of this host, anybody's, that are stuck in a page fault or frozen on one, and
     /// say why.
     ///

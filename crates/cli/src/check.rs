@@ -61,6 +61,12 @@ fn policy(args: &RunArgs) -> Result<(), Failure> {
 }
 
 fn on_kvm(args: &RunArgs) -> Result<(), Failure> {
+    if args.trace.is_some() {
+        return Err(Failure::usage(
+            "--trace writes down the steps of the simulated machine; KVM does not tell its own (use \
+             --machine sim)",
+        ));
+    }
     if (args.apf, args.irqchip) == (Apf::Kernel, Irqchip::User) {
         return Err(Failure::usage(
             "--apf kernel means nothing with --irqchip user: Linux takes a fault asynchronously only \

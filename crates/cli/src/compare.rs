@@ -5,6 +5,7 @@ mod json;
 mod plot;
 mod progress;
 mod table;
+mod traces;
 
 use surefault_core::policy::PolicyKind;
 use surefault_sim::compare::{Row, Timeline, compare as play, timeline};
@@ -240,6 +241,9 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
     let mut played = Vec::new();
     for source in &sources {
         let of = session.play(source)?;
+        if let Some(dir) = &args.traces {
+            traces::write(dir, source, args, &session.policies)?;
+        }
         if args.format == Format::Text {
             output::print(&format!("\n{}", table::text(&of, args.seeds)))?;
         }

@@ -14,6 +14,7 @@
 //! | `probe` | the command `probe`, likewise |
 //! | `checker` | the command `check`: every interleaving of a small system |
 //! | `compare` | the command `compare`: the policies side by side |
+//! | `replay` | the command `replay`: a saved trace, step by step |
 //! | `text`, `json` | what came of it, for people and for programs |
 //! | `output` | standard output |
 //! | `watch` | the command `watch` |
@@ -37,6 +38,7 @@ mod metrics;
 mod output;
 mod probe;
 mod progress;
+mod replay;
 mod run;
 mod serve;
 mod simulated;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Probe(args) => probe::run(args),
         Command::Check(args) => checker::run(args),
         Command::Compare(args) => compare::compare(args),
+        Command::Replay(args) => replay::run(args),
         Command::Watch(args) => watch::watch(args),
         Command::Serve(args) => serve::serve(args),
         Command::Ctl(args) => ctl::ctl(args),

@@ -47,7 +47,10 @@ fn on_kvm(args: &RunArgs, spec: &RunSpec) -> Result<Ran, Failure> {
 
 fn on_simulated(args: &RunArgs, spec: RunSpec) -> Result<Ran, Failure> {
     let spec = simulated::spec(spec, args.policy.unwrap_or_default());
-    let ran = simulated::run(&spec)?;
+    let ran = match &args.trace {
+        Some(path) => simulated::run_traced(&spec, path)?,
+        None => simulated::run(&spec)?,
+    };
     if args.format == Format::Text {
         let source = "a simulated source";
         let header = text::header(Machine::Simulated, args, PageSize::KIB_4, source);

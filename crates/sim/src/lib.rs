@@ -36,6 +36,7 @@ mod source;
 mod spec;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 pub mod workloads;
 pub mod world;
 

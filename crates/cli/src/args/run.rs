@@ -90,6 +90,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = positive)]
     pub(crate) timeout: Duration,
 
+    /// Also write the run down, step by step, for `surefault replay`. On the simulated machine only.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+
     /// The form of the result on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

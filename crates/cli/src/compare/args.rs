@@ -39,6 +39,11 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,
 
+    /// Also write the run of each policy with seed 0 down, step by step, for `surefault replay`:
+    /// DIR/WORKLOAD-POLICY.trace.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) traces: Option<PathBuf>,
+
     /// The form of the result on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

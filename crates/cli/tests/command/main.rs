@@ -10,6 +10,7 @@ mod compare;
 mod demo;
 mod host;
 mod probe;
+mod replay;
 mod run;
 mod serve;
 mod sim;
@@ -117,6 +118,7 @@ fn main() -> ExitCode {
         demo::CASES,
         probe::CASES,
         check::CASES,
+        replay::CASES,
         compare::CASES,
         bench::CASES,
         watch::CASES,

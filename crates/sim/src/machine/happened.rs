@@ -1,5 +1,6 @@
 //! What a machine says of a step: what is due next, and what came about.
 
+use core::fmt;
 use std::time::Duration;
 
 use surefault_core::faults::{self, Fault};
@@ -193,4 +194,71 @@ pub enum Ended {
     Told,
     /// Its task was killed.
     Killed,
+}
+
+/// What a person would say of it.
+impl fmt::Display for Happened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Happened::Faulted {
+                task,
+                page,
+                failed,
+                again,
+                ..
+            } => {
+                write!(f, "task {task} faults on page {page}")?;
+                match (failed, again) {
+                    (false, _) => Ok(()),
+                    (true, 0) => write!(f, ", which has failed"),
+                    (true, again) => write!(f, ", which has failed (retry {again})"),
+                }
+            }
+            Happened::Queued { page, .. } => write!(f, "page {page} goes the asynchronous way"),
+            Happened::Waits { vcpu, page, .. } => write!(f, "vCPU {vcpu} waits for page {page}"),
+            Happened::Halted(vcpu) => write!(f, "vCPU {vcpu} is halted"),
+            Happened::Ready { error: false, .. } => write!(f, "the guest is told \"ready\""),
+            Happened::Ready { error: true, .. } => {
+                write!(f, "the guest is told \"ready\", with an error")
+            }
+            Happened::Woken { task, .. } => write!(f, "task {task} is woken"),
+            Happened::Settled { page, outcome } => match outcome {
+                PageOutcome::Present => write!(f, "page {page} is there"),
+                PageOutcome::Failed(failure) => {
+                    write!(f, "page {page} has failed ({})", failure.cause.kind)
+                }
+                PageOutcome::Cancelled => write!(f, "page {page} was taken away"),
+            },
+            Happened::Ended {
+                task, page, how, ..
+            } => match how {
+                Ended::Mapped => write!(f, "task {task} has page {page}"),
+                Ended::Told => write!(f, "task {task} is told, and dies"),
+                Ended::Killed => write!(f, "task {task} is dead"),
+            },
+            Happened::Reported {
+                vcpu,
+                fault,
+                failure,
+                task,
+                right,
+                ..
+            } => {
+                let page = fault.page.index();
+                write!(
+                    f,
+                    "vCPU {vcpu} reports page {page} ({})",
+                    failure.cause.kind
+                )?;
+                match task {
+                    Some(task) => write!(f, ", at task {task}")?,
+                    None => write!(f, ", at no task")?,
+                }
+                f.write_str(if right { "" } else { ": wrong" })
+            }
+            Happened::Unclaimed(page) => {
+                write!(f, "nobody came back for the error of page {page}")
+            }
+        }
+    }
 }

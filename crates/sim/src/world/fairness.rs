@@ -13,6 +13,9 @@
 //! | a runnable task: it gets to run, and a task that runs gets to its next touch | at any point |
 //! | an intermittent page: both of its answers | at any point at which both are possible |
 //!
+//! The timer that ages unclaimed errors is left out: it only decides when they are logged, and nothing
+//! depends on them.
+//!
 //! A cycle that contains an incident is no loop either: nobody repairs, kills or removes for ever.
 
 use std::collections::BTreeSet;
@@ -211,8 +214,12 @@ fn weak<P: Policy>(world: &World<P>) -> BTreeSet<Claim> {
     let mut claims: BTreeSet<Claim> = answered.map(|fetch| Claim::Fetch(fetch.first)).collect();
     let timers = world.ledger.timers.iter().copied().map(TimerKind::of);
     claims.extend(timers.map(|(kind, page)| Claim::PageTimer(kind, page)));
-    let timers = world.ledger.faults_timers.iter();
-    claims.extend(timers.map(|&timer| Claim::FaultsTimer(of_faults_timer(timer))));
+    // Nothing depends on the errors that nobody came back for, so nothing on their age.
+    let timers = world.ledger.faults_timers.iter().copied();
+    let timers = timers
+        .map(of_faults_timer)
+        .filter(|&timer| timer != Step::Unclaimed);
+    claims.extend(timers.map(Claim::FaultsTimer));
     let ticking = (0..world.machine.threads.len()).filter(|&v| world.machine.can_tick(v));
     claims.extend(ticking.map(|v| Claim::Tick(vcpu_id(v))));
     claims
