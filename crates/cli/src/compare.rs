@@ -2,10 +2,13 @@
 
 mod args;
 mod json;
+mod kvm;
 mod plot;
 mod progress;
 mod table;
 mod traces;
+
+use std::time::Duration;
 
 use surefault_core::policy::PolicyKind;
 use surefault_sim::compare::{Row, Timeline, compare as play, timeline};
@@ -17,7 +20,7 @@ pub(crate) use args::CompareArgs;
 use plot::{Sheet, Step, Target};
 use progress::Teller;
 
-use crate::args::Format;
+use crate::args::{Format, MachineChoice};
 use crate::exit::{Exit, Failure};
 use crate::output;
 
@@ -28,6 +31,8 @@ struct Played {
     help: &'static str,
     size: Size,
     rows: Vec<Row>,
+    /// The median wall time of each row's runs, on real vCPUs.
+    walls: Option<Vec<Duration>>,
 }
 
 #[derive(Debug, Error)]
@@ -119,6 +124,19 @@ impl Source {
         }
     }
 
+    /// Whether real vCPUs can play it.
+    fn check_on_kvm(&self) -> Result<(), Failure> {
+        let why = match self {
+            Source::File(..) => Some("a file may change what a real guest cannot"),
+            Source::Shipped(kind) => kvm::refusal(*kind),
+        };
+        let name = self.name();
+        why.map_or(Ok(()), |why| {
+            let text = format!("--workload {name} cannot be played with --machine kvm: {why}");
+            Err(Failure::usage(text))
+        })
+    }
+
     fn name(&self) -> &str {
         match self {
             Source::Shipped(kind) => kind.as_str(),
@@ -157,13 +175,24 @@ impl Session<'_> {
 
     fn play(&self, source: &Source) -> Result<Played, Failure> {
         let size = source.size(self.args);
-        let rows = self.rows(source, size)?;
+        let (rows, walls) = match self.args.machine {
+            MachineChoice::Kvm => {
+                let spec = |policy, seed| {
+                    let spec = source.spec(size, policy, seed);
+                    spec.map_err(|error| failed(source, error))
+                };
+                let (rows, walls) = kvm::rows(&self.policies, self.args.seeds, spec)?;
+                (rows, Some(walls))
+            }
+            MachineChoice::Auto | MachineChoice::Sim => (self.rows(source, size)?, None),
+        };
         self.teller.clear();
         Ok(Played {
             name: source.name().to_owned(),
             help: source.kind().help(),
             size,
             rows,
+            walls,
         })
     }
 
@@ -212,12 +241,13 @@ fn failed(source: &Source, error: PlayError) -> Failure {
 
 /// Plays, prints the table, and draws the figures.
 pub(crate) fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
-    let sources = match args.workload.is_empty() {
-        true => WorkloadKind::ALL
-            .iter()
-            .copied()
-            .map(Source::Shipped)
-            .collect(),
+    let on_kvm = args.machine == MachineChoice::Kvm;
+    let all = match on_kvm {
+        true => &kvm::PLAYABLE[..],
+        false => WorkloadKind::ALL,
+    };
+    let sources: Vec<Source> = match args.workload.is_empty() {
+        true => all.iter().copied().map(Source::Shipped).collect(),
         false => {
             let found = args.workload.iter().map(|name| Source::find(name));
             found.collect::<Result<Vec<_>, _>>()?
@@ -225,6 +255,14 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
     };
     for source in &sources {
         source.check(args)?;
+        if on_kvm {
+            source.check_on_kvm()?;
+        }
+    }
+    if on_kvm && args.plot.is_some() {
+        return Err(Failure::usage(
+            "--plot means nothing with --machine kvm: figures are simulated",
+        ));
     }
     let target = args.plot.as_deref().map(Target::open).transpose()?;
     let session = Session {
@@ -236,7 +274,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
         teller: Teller::new(),
     };
     if args.format == Format::Text {
-        output::print(table::LEGEND)?;
+        output::print(if on_kvm { kvm::LEGEND } else { table::LEGEND })?;
     }
     let mut played = Vec::new();
     for source in &sources {
@@ -246,6 +284,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Exit, Failure> {
         }
         if args.format == Format::Text {
             output::print(&format!("\n{}", table::text(&of, args.seeds)))?;
+            output::print(&kvm::wall_times(&of))?;
         }
         played.push(of);
     }

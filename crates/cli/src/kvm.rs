@@ -31,7 +31,7 @@ pub(crate) fn run(
 
 /// What a run that could not be done means: a host that lacks something, a wish that cannot be
 /// fulfilled, or what should not happen.
-fn failure(error: RunError) -> Failure {
+pub(crate) fn failure(error: RunError) -> Failure {
     let (exit, remedy) = match &error {
         RunError::Pager(error) => of_pager(error),
         RunError::Machine(MachineError::Vm(error)) => of_vm(error),

@@ -10,6 +10,7 @@
 //! | `machine` | the machine that a run is on |
 //! | `kvm`, `simulated` | runs on either |
 //! | `run` | the command `run` |
+//! | `soak` | `run --soak`: random runs, checked |
 //! | `demo` | the command `demo`: its story, told in `demo/text` and `demo/json` |
 //! | `probe` | the command `probe`, likewise |
 //! | `checker` | the command `check`: every interleaving of a small system |
@@ -42,6 +43,7 @@ mod replay;
 mod run;
 mod serve;
 mod simulated;
+mod soak;
 mod store;
 mod text;
 mod watch;

@@ -80,6 +80,7 @@ mod tests {
     #[test]
     fn a_line_says_how_far_and_how_long() {
         let progress = Progress {
+            asked_again: 0,
             done: 5,
             total: 40,
             counted: 0,

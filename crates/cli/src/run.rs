@@ -6,16 +6,26 @@ use surefault_core::run::{Outcome, Reported, RunSpec};
 use surefault_core::{PageCount, PageSize};
 use surefault_kvm::runner::{AfterReport, Observer, Progress};
 
-use crate::args::{Format, RunArgs};
+use crate::args::{Format, MachineChoice, RunArgs};
 use crate::check::check;
 use crate::exit::{Exit, Failure};
 use crate::json::Output;
 use crate::machine::{Machine, Ran};
 use crate::output::{print, print_json};
 use crate::progress::ProgressLine;
+use crate::soak::soak;
 use crate::{kvm, simulated, store, text};
 
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    if let Some(length) = args.soak {
+        return match (args.machine, args.format) {
+            (MachineChoice::Sim, _) => {
+                Err(Failure::usage("--soak is for KVM: not with --machine sim"))
+            }
+            (_, Format::Json) => Err(Failure::usage("--soak has no --format json")),
+            (_, Format::Text) => soak(args, length),
+        };
+    }
     let machine = Machine::for_run(args);
     check(args, machine)?;
     let spec = spec(args)?;
@@ -92,7 +102,7 @@ pub(crate) fn host_page_size() -> PageSize {
         .expect("the host's page size is a power of two")
 }
 
-fn spec(args: &RunArgs) -> Result<RunSpec, Failure> {
+pub(crate) fn spec(args: &RunArgs) -> Result<RunSpec, Failure> {
     Ok(RunSpec {
         tasks: args.tasks,
         vcpus: args.vcpus,

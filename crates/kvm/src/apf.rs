@@ -36,8 +36,9 @@ mod observer;
 mod patience;
 mod state;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_vcpu_events;
 use kvm_ioctls::VmFd;
@@ -74,8 +75,38 @@ pub struct ApfSpec {
     pub error_word: bool,
     /// A failed access goes to the guest where it can be told.
     pub errors_to_guest: bool,
+    /// The guest kills a task whose page has failed, whatever the policy says, as if it had been
+    /// killed while it waited: for the laboratory, and only with a guest that reads the error word.
+    pub guest_kills: bool,
     /// When a blocked thread is worth a kick.
     pub patience: Patience,
+}
+
+impl ApfSpec {
+    /// What a run under `policy` has.
+    pub fn new(vcpus: u16, policy: PolicyKind) -> ApfSpec {
+        ApfSpec {
+            vcpus,
+            policy,
+            keeps_record: true,
+            // The guest that this policy was proposed with reads it.
+            error_word: policy == PolicyKind::GuestError,
+            errors_to_guest: false,
+            guest_kills: false,
+            patience: Patience::default(),
+        }
+    }
+}
+
+/// What became of a page that failed at least once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageFate {
+    /// When it first failed.
+    pub failed: Instant,
+    /// How often it was asked for again after it had been said ready, in vain.
+    pub asked_again: u64,
+    /// From the first failure to the first report.
+    pub reported_after: Option<Duration>,
 }
 
 /// The asynchronous faults of a VM: shared by its vCPUs' threads and by its pager's.
@@ -139,7 +170,7 @@ impl Apf {
         let machine = Faults::with(config, spec.policy.build(&config))?;
         Ok(Apf {
             spec,
-            state: Mutex::new(State::new(machine, spec.vcpus, spec.patience)),
+            state: Mutex::new(State::new(machine, &spec)),
             outside: OnceLock::new(),
         })
     }
@@ -316,20 +347,37 @@ impl Apf {
 
     /// The most often that a page was asked for again after it had been said ready, in vain.
     pub fn most_asked_again(&self) -> u64 {
-        self.state()
-            .asked_again
-            .values()
-            .copied()
-            .max()
-            .unwrap_or(0)
+        self.state().most_asked_again()
     }
 
     /// What was counted so far, by name.
     pub fn counters(&self) -> Counters {
         let state = self.state();
-        let most = state.asked_again.values().copied().max().unwrap_or(0);
+        let most = state.most_asked_again();
         let named = state.counted.named().chain([(MOST_ASKED_AGAIN, most)]);
         named.map(|(name, value)| (name.into(), value)).collect()
+    }
+
+    /// The pages that failed, and what became of each.
+    pub fn fates(&self) -> BTreeMap<PageId, PageFate> {
+        self.state().fates.clone()
+    }
+
+    /// How often the rules or the policy left a fault on a page synchronous.
+    pub fn waits(&self) -> BTreeMap<PageId, u64> {
+        self.state().waits.clone()
+    }
+
+    /// Errors whose task has not come back, so far; and the bytes that the policy keeps.
+    pub fn owed_and_bytes(&self) -> (usize, usize) {
+        use surefault_core::policy::Policy as _;
+        let state = self.state();
+        (state.machine.owed(), state.machine.policy().state_bytes())
+    }
+
+    /// How long the policy has had asynchronous faults off, over all vCPUs.
+    pub fn off(&self) -> Duration {
+        self.state().off()
     }
 
     /// Frames of guest memory that were written since the last call, for whoever logs dirty memory:

@@ -13,7 +13,7 @@ use surefault_core::{FaultReport, PageId, PageIndex};
 use surefault_guest::abi::{PORT_DONE, PORT_TRAP};
 use surefault_store::Store;
 
-use crate::apf::{Apf, ApfSpec, Patience};
+use crate::apf::{Apf, ApfSpec};
 use crate::check::check;
 use crate::crew::Crew;
 use crate::machine::{Machine, MachineSpec};
@@ -74,18 +74,32 @@ pub fn run_workload(
     signals: Signals,
     observer: &mut dyn Observer,
 ) -> Result<RunResult, RunError> {
-    let page_size = host_page_size();
     let apf = match spec.apf {
         ApfMode::Off | ApfMode::Kernel => None,
         ApfMode::User => Some(Arc::new(Apf::new(ApfSpec {
-            vcpus: spec.vcpus,
-            policy: spec.policy,
-            keeps_record: true,
             error_word: reads_errors(spec),
             errors_to_guest: spec.on_error == OnError::Guest,
-            patience: Patience::default(),
+            ..ApfSpec::new(spec.vcpus, spec.policy)
         })?)),
     };
+    run_with_apf(spec, workload, apf, source, signals, observer)
+}
+
+/// As [`run_workload`], with asynchronous faults from user space that the caller has made and may
+/// look at afterwards, where `spec` has any.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_apf(
+    spec: &RunSpec,
+    workload: Workload,
+    apf: Option<Arc<Apf>>,
+    source: Arc<dyn Store>,
+    signals: Signals,
+    observer: &mut dyn Observer,
+) -> Result<RunResult, RunError> {
+    let page_size = host_page_size();
+    let error_word = apf.as_ref().is_some_and(|apf| apf.spec().error_word);
     let provider = Provider::new(spec, workload.pages(), page_size, &source, apf.clone())?;
     let pages = provider.pages();
 
@@ -97,9 +111,7 @@ pub fn run_workload(
         faults: match spec.apf {
             ApfMode::Off => Faults::Synchronous,
             ApfMode::Kernel => Faults::Asynchronous,
-            ApfMode::User => Faults::FromUserSpace {
-                error_word: reads_errors(spec),
-            },
+            ApfMode::User => Faults::FromUserSpace { error_word },
         },
         irqchip: spec.irqchip,
         apf,
@@ -237,6 +249,7 @@ fn progress(machine: &Machine, elapsed: Duration) -> Result<Progress, MemoryErro
         done: loops::done(machine)?,
         total: lists.map(|list| list.len() as u64).sum(),
         counted: machine.counted()?,
+        asked_again: machine.apf().map_or(0, Apf::most_asked_again),
         elapsed,
     })
 }

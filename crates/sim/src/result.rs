@@ -75,7 +75,8 @@ pub struct Measured {
 pub struct Histogram(BTreeMap<u64, u64>);
 
 impl Histogram {
-    pub(crate) fn add(&mut self, value: u64) {
+    /// One more of a value was seen.
+    pub fn add(&mut self, value: u64) {
         *self.0.entry(value).or_default() += 1;
     }
 

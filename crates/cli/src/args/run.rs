@@ -94,6 +94,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
 
+    /// Instead: random runs on KVM for this long, of all modes and policies, with everything checked
+    /// that must hold; --seed is the first one's seed, and the other flags mean nothing. Stops at a
+    /// run that does not hold (exit code 3), and prints the command that repeats it.
+    #[arg(long, value_name = "TIME", value_parser = positive)]
+    pub(crate) soak: Option<Duration>,
+
     /// The form of the result on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,

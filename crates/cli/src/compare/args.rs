@@ -5,10 +5,15 @@ use std::path::PathBuf;
 use clap::Args;
 use surefault_core::policy::PolicyKind;
 
-use crate::args::{Format, policy_parser};
+use crate::args::{Format, MachineChoice, policy_parser};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CompareArgs {
+    /// The machine to play on: simulated, or real vCPUs with asynchronous faults from user space,
+    /// which can play one, crowd, ghost, collide, flaky and repair.
+    #[arg(long, value_enum, default_value_t = MachineChoice::Sim)]
+    pub(crate) machine: MachineChoice,
+
     /// A workload by name (one, crowd, ghost, collide, flaky, kernel, migrate, shadow, repair, storm)
     /// or a TOML file that changes one. May be given several times [default: all that ship].
     #[arg(long, value_name = "NAME|FILE")]

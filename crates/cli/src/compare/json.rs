@@ -33,6 +33,7 @@ struct JsonRow<'a> {
     progress_per_mille: Option<u64>,
     state_bytes: u64,
     unclaimed: u64,
+    wall_ns: Option<u64>,
 }
 
 #[derive(Serialize, Debug)]
@@ -59,18 +60,21 @@ impl<'a> Output<'a> {
     pub(super) fn of(played: &'a [Played]) -> Output<'a> {
         let rows = played
             .iter()
-            .flat_map(|of| of.rows.iter().map(move |row| JsonRow::of(of, row)));
+            .flat_map(|of| (0..of.rows.len()).map(move |n| JsonRow::of(of, n)));
+        let real = played.iter().any(|of| of.walls.is_some());
         Output {
             schema: 1,
             command: "compare",
-            machine: "simulated",
+            machine: if real { "kvm" } else { "simulated" },
             rows: rows.collect(),
         }
     }
 }
 
 impl<'a> JsonRow<'a> {
-    fn of(played: &'a Played, row: &Row) -> JsonRow<'a> {
+    fn of(played: &'a Played, n: usize) -> JsonRow<'a> {
+        let row: &Row = &played.rows[n];
+        let wall = played.walls.as_ref().map(|walls| walls[n].as_nanos());
         JsonRow {
             workload: &played.name,
             tasks: played.size.tasks,
@@ -89,6 +93,7 @@ impl<'a> JsonRow<'a> {
             progress_per_mille: row.progress_per_mille,
             state_bytes: row.state_bytes,
             unclaimed: row.unclaimed,
+            wall_ns: wall.map(|wall| u64::try_from(wall).unwrap_or(u64::MAX)),
         }
     }
 }

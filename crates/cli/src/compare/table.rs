@@ -39,6 +39,7 @@ pub(super) fn text(played: &Played, seeds: u64) -> String {
         help,
         size,
         rows,
+        walls: _,
     } = played;
     let mut text = format!(
         "{name}: {help}\n  {} tasks, {} failing pages, {} vCPUs, {seeds} seeds\n",

@@ -37,6 +37,7 @@ fn a_comparison_is_the_same_anywhere() {
             "report_after_ns": { "count": 2, "p50": after[0], "p99": after[1], "max": after[1] },
             "wrong_reports": 0, "told": 0, "refused_healthy": 0, "off_ns": 0,
             "progress_per_mille": null, "state_bytes": bytes, "unclaimed": 0,
+            "wall_ns": null,
         })
     };
     let json = ran.ended(0).json();

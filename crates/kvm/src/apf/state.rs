@@ -2,20 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{kvm_msi, kvm_vcpu_events};
 use surefault_core::faults::{
     Announced, Effect, Fault, Faults, ItemId, Prefaulted, Root, Timer, VcpuState,
 };
-use surefault_core::policy::AnyPolicy;
+use surefault_core::policy::{AnyPolicy, Policy as _};
 use surefault_core::residency::{PageOutcome, PageState};
 use surefault_core::{Failure, Gfn, Hva, PageId, Token, VcpuId};
 
 use super::area::Area;
 use super::moment::announce;
 use super::msr::Msrs;
-use super::{Outside, Patience};
+use super::{ApfSpec, Outside, PageFate, Patience};
 use crate::signals::Kicker;
 
 /// Under the one lock.
@@ -33,8 +33,13 @@ pub(super) struct State {
     pub(super) patience: Patience,
     /// Pages that failed and whose "ready" has been said.
     pub(super) said_ready: BTreeSet<PageId>,
-    /// How often each was asked for again after that.
-    pub(super) asked_again: BTreeMap<PageId, u64>,
+    /// The pages that failed.
+    pub(super) fates: BTreeMap<PageId, PageFate>,
+    /// How often each page was left synchronous.
+    pub(super) waits: BTreeMap<PageId, u64>,
+    /// The time with asynchronous faults off, until the last change.
+    off: Duration,
+    guest_kills: bool,
     timers: Vec<(Instant, Timer)>,
     pub(super) counted: Counted,
 }
@@ -58,6 +63,10 @@ pub(super) struct VcpuSide {
     pub(super) unreachable: bool,
     /// The interrupt for a token was not accepted.
     unheard: bool,
+    /// The page that is being said ready has failed.
+    serves_failure: bool,
+    /// The policy has had its asynchronous faults off since then.
+    off_since: Option<Instant>,
 }
 
 #[derive(Clone, Copy)]
@@ -130,17 +139,20 @@ impl VcpuSide {
 }
 
 impl State {
-    pub(super) fn new(machine: Faults<AnyPolicy>, vcpus: u16, patience: Patience) -> State {
+    pub(super) fn new(machine: Faults<AnyPolicy>, spec: &ApfSpec) -> State {
         State {
             machine,
-            vcpus: (0..vcpus).map(|_| VcpuSide::default()).collect(),
+            vcpus: (0..spec.vcpus).map(|_| VcpuSide::default()).collect(),
             workers: Vec::new(),
             wanted: Vec::new(),
             postponed: Vec::new(),
             demanded: BTreeMap::new(),
-            patience,
+            patience: spec.patience,
             said_ready: BTreeSet::new(),
-            asked_again: BTreeMap::new(),
+            fates: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            off: Duration::ZERO,
+            guest_kills: spec.guest_kills,
             timers: Vec::new(),
             counted: Counted::default(),
         }
@@ -157,12 +169,50 @@ impl State {
     /// A fault on a page was taken, whose state is `known`.
     pub(super) fn asked(&mut self, page: PageId, known: PageState) {
         if self.said_ready.remove(&page) && known != PageState::Present {
-            *self.asked_again.entry(page).or_default() += 1;
+            self.fate(page).asked_again += 1;
         }
+    }
+
+    pub(super) fn most_asked_again(&self) -> u64 {
+        let again = self.fates.values().map(|fate| fate.asked_again);
+        again.max().unwrap_or(0)
+    }
+
+    /// What becomes of a page that has failed, first by now.
+    fn fate(&mut self, page: PageId) -> &mut PageFate {
+        self.fates.entry(page).or_insert_with(|| PageFate {
+            failed: Instant::now(),
+            asked_again: 0,
+            reported_after: None,
+        })
+    }
+
+    /// Notes since when, and until when, the policy has a vCPU's asynchronous faults off.
+    fn measure_off(&mut self) {
+        for id in self.ids() {
+            let is_off = self.machine.policy().is_off(id);
+            let side = &mut self.vcpus[id.get() as usize];
+            match (side.off_since, is_off) {
+                (None, true) => side.off_since = Some(Instant::now()),
+                (Some(since), false) => {
+                    self.off += since.elapsed();
+                    side.off_since = None;
+                }
+                (None, false) | (Some(_), true) => {}
+            }
+        }
+    }
+
+    pub(super) fn off(&self) -> Duration {
+        let still = self.vcpus.iter().filter_map(|side| side.off_since);
+        self.off + still.map(|since| since.elapsed()).sum::<Duration>()
     }
 
     /// Ends the items that wait for `page`, and the waits.
     pub(super) fn settle(&mut self, outside: &Outside, page: PageId, outcome: PageOutcome) {
+        if let PageOutcome::Failed(_) = outcome {
+            self.fate(page);
+        }
         if let Some(since) = self.demanded.remove(&page) {
             self.patience.took(since.elapsed());
         }
@@ -226,6 +276,7 @@ impl State {
                 // Back into the fault: the host's own wait is as good as any.
                 Effect::Wait { page, .. } => {
                     self.counted.waits += 1;
+                    *self.waits.entry(page).or_default() += 1;
                     self.wanted.push(page);
                 }
                 // Only what could not be announced is halted: it waits in the host instead.
@@ -235,6 +286,7 @@ impl State {
                     vcpu, item, page, ..
                 } => {
                     let how = self.prefault(outside, page);
+                    self.vcpu(vcpu).serves_failure = matches!(how, Prefaulted::Error(_));
                     self.machine.handle_prefaulted(vcpu, item, how);
                 }
                 Effect::Ready { vcpu, token, error } => self.say_ready(outside, vcpu, token, error),
@@ -250,6 +302,8 @@ impl State {
                     failure,
                 } => {
                     self.counted.reports += 1;
+                    let fate = self.fate(fault.page);
+                    fate.reported_after.get_or_insert(fate.failed.elapsed());
                     let side = self.vcpu(vcpu);
                     side.report = Some((fault, failure));
                     if let (true, Some(kicker)) = (side.in_kvm, &side.kicker) {
@@ -266,10 +320,10 @@ impl State {
                 }
             }
         }
-        let now = Instant::now();
         while let Some((timer, after)) = self.machine.poll_timer() {
-            self.timers.push((now + after, timer));
+            self.timers.push((Instant::now() + after, timer));
         }
+        self.measure_off();
         announced
     }
 
@@ -336,7 +390,9 @@ impl State {
 
     fn say_ready(&mut self, outside: &Outside, id: VcpuId, token: Token, error: bool) {
         let reads_errors = self.machine.guest_apf(id).wants_errors();
+        let kills = self.guest_kills;
         let side = self.vcpu(id);
+        let error = error || (kills && std::mem::take(&mut side.serves_failure));
         let error = reads_errors.then_some(error);
         let written = side.area.as_mut().map(|area| area.say_ready(token, error));
         if !matches!(written, Some(Ok(()))) {

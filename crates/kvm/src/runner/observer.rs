@@ -44,6 +44,9 @@ pub struct Progress {
     pub total: u64,
     /// What the counting tasks have counted.
     pub counted: u64,
+    /// The most often that a page was asked for again after it had been said ready, in vain; only
+    /// where asynchronous faults come from user space.
+    pub asked_again: u64,
     /// Since the guest started.
     pub elapsed: Duration,
 }

@@ -57,12 +57,8 @@ struct Rig {
 /// Whether the guest's asynchronous faults come from user space.
 fn user_apf() -> Arc<Apf> {
     let spec = ApfSpec {
-        vcpus: 1,
-        policy: PolicyKind::Exact,
-        keeps_record: true,
-        error_word: false,
-        errors_to_guest: false,
         patience: Patience::NONE,
+        ..ApfSpec::new(1, PolicyKind::Exact)
     };
     Arc::new(Apf::new(spec).unwrap())
 }

@@ -12,7 +12,7 @@ use surefault_core::residency::PageState;
 use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, RunResult, RunSpec};
 use surefault_core::workload::{FirstTouch, Touch, Workload};
 use surefault_core::{Access, Cause, Hva, PageCount, PageId, PageIndex, PageSize, RegionId};
-use surefault_kvm::apf::{Apf, ApfSpec, Patience};
+use surefault_kvm::apf::{Apf, ApfSpec};
 use surefault_kvm::machine::{Machine, MachineSpec};
 use surefault_kvm::memory::Mapping;
 use surefault_kvm::pages::PageSource;
@@ -225,17 +225,7 @@ fn guard() {
     unsafe { uffd.register(range, RegisterMode::MISSING) }.unwrap();
     assert_eq!(uffd.poison(range, Wake::Now).unwrap(), Installed::Done);
 
-    let apf = Arc::new(
-        Apf::new(ApfSpec {
-            vcpus: 1,
-            policy: PolicyKind::Exact,
-            keeps_record: true,
-            error_word: false,
-            errors_to_guest: false,
-            patience: Patience::default(),
-        })
-        .unwrap(),
-    );
+    let apf = Arc::new(Apf::new(ApfSpec::new(1, PolicyKind::Exact)).unwrap());
     let pages: Arc<dyn PageSource> = Arc::new(Liar(Arc::clone(&data)));
     let machine_spec = MachineSpec {
         vcpus: 1,

@@ -63,6 +63,7 @@ pub(in crate::compare) fn played(name: &str) -> Played {
             vcpus: 1,
         },
         rows: rows(),
+        walls: None,
     }
 }
 
