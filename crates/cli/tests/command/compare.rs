@@ -70,6 +70,16 @@ fn a_table_has_a_line_for_each_policy() {
 }
 
 fn workloads_and_sizes_that_are_wrong() {
+    for (workload, why) in [
+        ("kernel", "touches no page"),
+        ("migrate", "stay on their vCPU"),
+        ("shadow", "two-dimensional"),
+        ("storm", "hours"),
+    ] {
+        let ran = compare(&["--machine=kvm", "--workload", workload]);
+        ran.refused(2, &["--machine kvm", workload, why]);
+    }
+    compare(&["--machine=kvm", "--plot=x.svg"]).refused(2, &["--plot", "--machine kvm"]);
     compare(&["--workload=crowed"]).refused(2, &["--workload", "'crowed'", "crowd, ghost"]);
     let migrate = ["--vcpus", "workload migrate", "at least 2 vCPUs, not 1"];
     compare(&["--workload=migrate", "--vcpus=1"]).refused(2, &migrate);

@@ -22,7 +22,7 @@ pub struct Patience {
 impl Default for Patience {
     /// What a round trip costs where it was measured (docs/performance.md).
     fn default() -> Patience {
-        Patience::new(Duration::from_micros(100), Duration::from_micros(200))
+        Patience::new(Duration::from_micros(100), Duration::from_micros(400))
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
             patience.took(quick);
             patience.before_a_kick() > Duration::ZERO
         });
-        assert_eq!(needed, Some(14));
+        assert_eq!(needed, Some(8));
         assert_eq!(Patience::NONE.before_a_kick(), Duration::ZERO);
     }
 }

@@ -1,7 +1,7 @@
 //! The source of a workload on real vCPUs: it fails as the simulated one does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use surefault_core::plan::mix;
@@ -16,7 +16,8 @@ pub(super) struct LabSource {
     planned: PlannedStore<PatternStore>,
     intermittent: BTreeMap<PageIndex, u8>,
     seed: u64,
-    begun: Instant,
+    /// The first read: the guest has begun.
+    begun: OnceLock<Instant>,
     /// When the source is repaired, if ever.
     repaired_at: Option<Duration>,
     state: Mutex<State>,
@@ -37,7 +38,7 @@ impl LabSource {
             planned: PlannedStore::new(pattern, run.plan.clone(), PageSize::KIB_4),
             intermittent: spec.intermittent.clone(),
             seed: run.seed,
-            begun: Instant::now(),
+            begun: OnceLock::new(),
             repaired_at: spec.repairs.iter().map(|&(at, _)| at).max(),
             state: Mutex::default(),
         }
@@ -46,7 +47,11 @@ impl LabSource {
     /// Until the source is repaired.
     pub(super) fn until_repaired(&self) -> Duration {
         let at = self.repaired_at.unwrap_or_default();
-        at.saturating_sub(self.begun.elapsed())
+        at.saturating_sub(self.age())
+    }
+
+    fn age(&self) -> Duration {
+        self.begun.get_or_init(Instant::now).elapsed()
     }
 
     /// `page` does not fail any more.
@@ -82,10 +87,8 @@ impl Store for LabSource {
     }
 
     fn read(&self, request: ReadRequest, buf: &mut [u8]) -> Result<(), StoreError> {
-        if self
-            .repaired_at
-            .is_some_and(|at| self.begun.elapsed() >= at)
-        {
+        let age = self.age();
+        if self.repaired_at.is_some_and(|at| age >= at) {
             let last = PageIndex::new((self.size() / PAGE) as u32);
             self.planned.repair(PageIndex::new(0)..=last);
         }
