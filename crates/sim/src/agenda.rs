@@ -1,33 +1,46 @@
 //! What happens when: simulated time, and an order for what happens at the same time.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
+/// When something happens: nanoseconds, and among what happens at one time a number.
+type When = (u64, u64);
+
 /// Events by time, and among those at one time by when they were put down.
+///
+/// Three kinds of them have places of their own, because there are many: each vCPU's next move, of
+/// which a newer one takes the place of an older; its ticks; and deadlines, which all take the same time
+/// and so come in the order in which they were put down.
 #[derive(Clone, Debug)]
-pub(crate) struct Agenda<E> {
-    now: Duration,
+pub(crate) struct Agenda<E, D> {
+    now: u64,
     put_down: u64,
+    moves: Vec<Option<When>>,
+    deadlines: VecDeque<(When, D)>,
     heap: BinaryHeap<Reverse<Slot<E>>>,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next<E, D> {
+    /// This vCPU's move.
+    Move(usize),
+    /// A deadline.
+    Deadline(D),
+    /// Anything else.
+    Event(E),
 }
 
 #[derive(Clone, Debug)]
 struct Slot<E> {
-    at: Duration,
-    order: u64,
+    when: When,
     event: E,
-}
-
-impl<E> Slot<E> {
-    fn key(&self) -> (Duration, u64) {
-        (self.at, self.order)
-    }
 }
 
 impl<E> PartialEq for Slot<E> {
     fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        self.when == other.when
     }
 }
 impl<E> Eq for Slot<E> {}
@@ -38,46 +51,97 @@ impl<E> PartialOrd for Slot<E> {
 }
 impl<E> Ord for Slot<E> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key().cmp(&other.key())
+        self.when.cmp(&other.when)
     }
 }
 
-impl<E> Agenda<E> {
-    pub(crate) fn new() -> Agenda<E> {
+impl<E, D: Copy> Agenda<E, D> {
+    pub(crate) fn new(vcpus: usize) -> Agenda<E, D> {
         Agenda {
-            now: Duration::ZERO,
+            now: 0,
             put_down: 0,
+            moves: vec![None; vcpus],
+            deadlines: VecDeque::new(),
             heap: BinaryHeap::new(),
         }
     }
 
     /// The time of the event that was taken last.
     pub(crate) fn now(&self) -> Duration {
-        self.now
+        Duration::from_nanos(self.now)
+    }
+
+    fn when(&mut self, delay: Duration) -> When {
+        // 584 years: nothing happens after that.
+        let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        self.put_down += 1;
+        (self.now.saturating_add(delay), self.put_down)
     }
 
     /// Puts `event` down for `delay` from now.
     pub(crate) fn after(&mut self, delay: Duration, event: E) {
-        self.heap.push(Reverse(Slot {
-            at: self.now.saturating_add(delay),
-            order: self.put_down,
-            event,
-        }));
-        self.put_down += 1;
+        let when = self.when(delay);
+        self.heap.push(Reverse(Slot { when, event }));
+    }
+
+    /// Puts a vCPU's next move down, in place of any other.
+    pub(crate) fn move_after(&mut self, delay: Duration, v: usize) {
+        self.moves[v] = Some(self.when(delay));
+    }
+
+    /// Puts a deadline down. All of them take the same time; those at the front that `is_live` does
+    /// not hold for are forgotten.
+    pub(crate) fn deadline_after(
+        &mut self,
+        delay: Duration,
+        deadline: D,
+        is_live: impl Fn(D) -> bool,
+    ) {
+        while self
+            .deadlines
+            .front()
+            .is_some_and(|&(_, deadline)| !is_live(deadline))
+        {
+            self.deadlines.pop_front();
+        }
+        let when = self.when(delay);
+        debug_assert!(self.deadlines.back().is_none_or(|&(last, _)| last < when));
+        self.deadlines.push_back((when, deadline));
     }
 
     /// Takes the next event, if it is due by `limit`; otherwise the time is `limit`.
-    pub(crate) fn next(&mut self, limit: Duration) -> Option<E> {
-        match self.heap.peek() {
-            Some(Reverse(slot)) if slot.at <= limit => {}
-            Some(_) | None => {
-                self.now = limit;
-                return None;
+    pub(crate) fn next(&mut self, limit: Duration) -> Option<Next<E, D>> {
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let mut first: Option<(When, usize)> = None;
+        for (v, &when) in self.moves.iter().enumerate() {
+            if let Some(when) = when
+                && first.is_none_or(|(first, _)| when < first)
+            {
+                first = Some((when, v));
             }
         }
-        let Reverse(slot) = self.heap.pop()?;
-        self.now = slot.at;
-        Some(slot.event)
+        let moves = first.map_or((u64::MAX, u64::MAX), |(when, _)| when);
+        let front = self.deadlines.front();
+        let deadline = front.map_or((u64::MAX, u64::MAX), |&(when, _)| when);
+        let top = self.heap.peek();
+        let event = top.map_or((u64::MAX, u64::MAX), |Reverse(slot)| slot.when);
+        let when = moves.min(deadline).min(event);
+        if when.0 > limit || when.1 == u64::MAX {
+            self.now = limit;
+            return None;
+        }
+        self.now = when.0;
+        if when == event {
+            let Reverse(slot) = self.heap.pop()?;
+            return Some(Next::Event(slot.event));
+        }
+        if when == deadline {
+            let (_, deadline) = self.deadlines.pop_front()?;
+            return Some(Next::Deadline(deadline));
+        }
+        let (_, v) = first?;
+        self.moves[v] = None;
+        Some(Next::Move(v))
     }
 }
 
@@ -85,15 +149,40 @@ impl<E> Agenda<E> {
 mod tests {
     use super::*;
 
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn taken(agenda: &mut Agenda<char, char>, limit: Duration) -> String {
+        std::iter::from_fn(|| agenda.next(limit))
+            .map(|next| match next {
+                Next::Event(name) | Next::Deadline(name) => name,
+                Next::Move(v) => char::from(b'0' + v as u8),
+            })
+            .collect()
+    }
+
     #[test]
     fn events_come_by_time_then_by_order_and_not_past_the_limit() {
-        let ms = Duration::from_millis;
-        let mut agenda = Agenda::new();
+        let mut agenda = Agenda::new(2);
         for (delay, event) in [(3, 'd'), (1, 'a'), (2, 'b'), (2, 'c'), (9, 'x')] {
-            agenda.after(ms(delay), event);
+            agenda.after(MS(delay), event);
         }
-        let taken: String = std::iter::from_fn(|| agenda.next(ms(5))).collect();
-        assert_eq!(taken, "abcd");
-        assert_eq!(agenda.now(), ms(5));
+        agenda.move_after(MS(1), 1);
+        agenda.move_after(MS(2), 0);
+        agenda.deadline_after(MS(2), 'D', |_| true);
+        agenda.deadline_after(MS(4), 'E', |_| true);
+        assert_eq!(taken(&mut agenda, MS(5)), "a1bc0DdE");
+        assert_eq!(agenda.now(), MS(5));
+    }
+
+    #[test]
+    fn a_newer_move_takes_the_place_of_an_older_and_dead_deadlines_go() {
+        let mut agenda = Agenda::new(1);
+        agenda.move_after(MS(1), 0);
+        agenda.move_after(MS(3), 0);
+        agenda.deadline_after(MS(4), 'a', |_| true);
+        agenda.deadline_after(MS(4), 'b', |name| name != 'a');
+        agenda.after(MS(2), 'e');
+        assert_eq!(taken(&mut agenda, MS(9)), "e0b");
+        assert!(agenda.deadlines.is_empty());
     }
 }

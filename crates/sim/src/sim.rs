@@ -10,7 +10,7 @@ use surefault_core::residency::{self, Generation, PageOutcome, Residency};
 use surefault_core::run::{ApfMode, Outcome, Reported, RunResult, RunStats, TaskId};
 use surefault_core::{Access, Failure, PageIndex, PageSize};
 
-use crate::agenda::Agenda;
+use crate::agenda::{Agenda, Next};
 use crate::machine::{Ended, Happened, Input, Machine, Move, Output, Vcpu, vcpu_id};
 use crate::result::{Counts, Measured, SimResult};
 use crate::scheduler::Scheduler;
@@ -33,13 +33,11 @@ const COUNT: Duration = Duration::from_micros(1);
 /// What happens next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Event {
-    /// A vCPU's thread makes its next move, unless a newer one has taken its place.
-    Move(Vcpu, Move, u64),
     /// A vCPU's timer interrupt.
     Tick(Vcpu),
     /// A fetch comes back.
     Fetched(Generation, Result<(), residency::Fault>),
-    /// A timer of the machine of pages.
+    /// A timer of the machine of pages, but for deadlines.
     PageTimer(residency::Timer),
     /// A timer of the machine of vCPUs.
     FaultsTimer(faults::Timer),
@@ -56,8 +54,10 @@ enum Event {
 /// What the clock knows of a vCPU.
 #[derive(Clone, Debug, Default)]
 struct Clock {
-    /// Numbers its moves.
-    moves: u64,
+    /// The move that it makes next.
+    next: Option<Move>,
+    /// It has made one.
+    has_started: bool,
     /// Its counting task runs since then.
     counts_since: Option<Duration>,
     /// The policy has had its asynchronous faults off since then.
@@ -71,7 +71,7 @@ pub struct Sim<P> {
     pub(crate) machine: Machine<P>,
     source: Source,
     scheduler: Scheduler,
-    agenda: Agenda<Event>,
+    agenda: Agenda<Event, residency::Timer>,
     clocks: Vec<Clock>,
     /// Pages that have failed, since when.
     failed: BTreeMap<PageIndex, Duration>,
@@ -123,7 +123,7 @@ impl<P: Policy> Sim<P> {
             machine: Machine::new(Arc::new(spec.setup()), policy)?,
             source: Source::new(spec),
             scheduler: Scheduler::new(spec),
-            agenda: Agenda::new(),
+            agenda: Agenda::new(usize::from(spec.run.vcpus)),
             clocks: vec![Clock::default(); usize::from(spec.run.vcpus)],
             failed: BTreeMap::new(),
             counts: Counts::default(),
@@ -210,8 +210,26 @@ impl<P: Policy> Sim<P> {
         (self.clone().finish(outcome), self)
     }
 
+    /// Goes on until `faults` have been taken in all, for as long as nothing else ends the run: then
+    /// the outcome is [`Outcome::TimedOut`].
+    pub fn run_until_faults(&mut self, faults: u64) -> Outcome {
+        self.advance_until(faults)
+    }
+
+    /// What has been counted so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     fn advance(&mut self) -> Outcome {
+        self.advance_until(u64::MAX)
+    }
+
+    fn advance_until(&mut self, faults: u64) -> Outcome {
         loop {
+            if self.counts.faults >= faults {
+                return Outcome::TimedOut;
+            }
             if self.machine.is_stopped() {
                 return Outcome::Reported;
             }
@@ -222,18 +240,23 @@ impl<P: Policy> Sim<P> {
             if self.spec.loop_limit.is_some_and(|limit| again >= limit) {
                 return Outcome::Looped;
             }
-            let event = match self.counts.steps < self.spec.max_steps {
+            let next = match self.counts.steps < self.spec.max_steps {
                 true => self.agenda.next(self.spec.run.timeout),
                 false => None,
             };
-            let Some(event) = event else {
+            let Some(next) = next else {
                 return match self.counts.max_asked_again >= LOOPING {
                     true => Outcome::Looped,
                     false => Outcome::TimedOut,
                 };
             };
             self.counts.steps += 1;
-            if let Some(input) = self.input(event) {
+            let input = match next {
+                Next::Move(v) => self.next_move(v),
+                Next::Deadline(timer) => Some(Input::PageTimer(timer)),
+                Next::Event(event) => self.input(event),
+            };
+            if let Some(input) = input {
                 self.apply(input);
                 self.settle();
                 self.measure_off();
@@ -241,14 +264,17 @@ impl<P: Policy> Sim<P> {
         }
     }
 
+    /// A vCPU's thread makes its move.
+    fn next_move(&mut self, v: Vcpu) -> Option<Input> {
+        Some(match self.clocks[v].next.take()? {
+            Move::Enter => Input::Enter(v),
+            Move::Touch => Input::Touch(v),
+        })
+    }
+
     /// What an event is to the machine, if it is anything.
     fn input(&mut self, event: Event) -> Option<Input> {
         Some(match event {
-            Event::Move(v, next, number) => match (self.clocks[v].moves == number, next) {
-                (false, _) => return None,
-                (true, Move::Enter) => Input::Enter(v),
-                (true, Move::Touch) => Input::Touch(v),
-            },
             Event::Tick(v) => {
                 self.agenda.after(self.spec.tick, Event::Tick(v));
                 Input::Tick(v)
@@ -306,14 +332,15 @@ impl<P: Policy> Sim<P> {
         match output {
             Output::Go(v, next) => {
                 let clock = &mut self.clocks[v];
-                clock.moves += 1;
+                clock.next = Some(next);
                 let after = match next {
                     // The boot takes no time.
-                    Move::Enter if clock.moves == 1 => Duration::ZERO,
+                    Move::Enter if !clock.has_started => Duration::ZERO,
                     Move::Enter => EXIT,
                     Move::Touch => TOUCH,
                 };
-                self.agenda.after(after, Event::Move(v, next, clock.moves));
+                clock.has_started = true;
+                self.agenda.move_after(after, v);
             }
             Output::Fetch(range) => {
                 let is_repaired = |page| self.machine.is_repaired(page);
@@ -321,6 +348,11 @@ impl<P: Policy> Sim<P> {
                     let back = Event::Fetched(range.generation, result);
                     self.agenda.after(after, back);
                 }
+            }
+            Output::PageTimer(timer @ residency::Timer::Deadline { .. }, after) => {
+                let pages = self.machine.pages();
+                let is_live = |timer| pages.is_live(timer);
+                self.agenda.deadline_after(after, timer, is_live);
             }
             Output::PageTimer(timer, after) => self.agenda.after(after, Event::PageTimer(timer)),
             Output::FaultsTimer(timer, after) => {

@@ -66,6 +66,10 @@ pub struct SimSpec {
     pub tick: Duration,
     /// Events until the run is given up, whatever the time.
     pub max_steps: u64,
+    /// How often each task goes through its list, at least once.
+    pub laps: u64,
+    /// Memory is scarce: a page is gone as soon as its visit is over, and a repair is undone with it.
+    pub evicts: bool,
     /// The memory slot that reports name.
     pub memslot: SlotId,
     /// The frame of page 0.
@@ -131,6 +135,8 @@ impl SimSpec {
             killed: BTreeSet::new(),
             tick: Duration::from_millis(4),
             max_steps: 100_000_000,
+            laps: 1,
+            evicts: false,
             memslot: SlotId::new(1),
             first_gfn: FIRST_GFN,
         }
@@ -176,6 +182,8 @@ impl SimSpec {
             on_report: self.on_report,
             killed: self.killed.clone(),
             acks_late: !self.ack_delay.is_zero(),
+            laps: self.laps,
+            evicts: self.evicts,
             memslot: self.memslot,
             first_gfn: self.first_gfn,
         }

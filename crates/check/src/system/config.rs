@@ -221,6 +221,8 @@ impl Config {
             on_report: OnReport::Wait,
             killed: BTreeSet::new(),
             acks_late: true,
+            laps: 1,
+            evicts: false,
             memslot: SlotId::new(1),
             first_gfn: Gfn::new(0x100),
         })

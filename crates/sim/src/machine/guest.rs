@@ -17,6 +17,8 @@ pub(crate) struct Task {
     pub(crate) id: TaskId,
     touches: Arc<[Touch]>,
     pub(crate) at: usize,
+    /// How often it will go through its list again.
+    pub(crate) laps: u64,
     pub(crate) state: TaskState,
     /// The vCPU that it runs on.
     pub(crate) cpu: Vcpu,
@@ -98,6 +100,10 @@ impl Task {
 
     fn next_access(&mut self) {
         self.at += 1;
+        if self.at == self.touches.len() && self.laps > 0 {
+            self.at = 0;
+            self.laps -= 1;
+        }
         self.retries = 0;
         self.again = 0;
         self.asked_again = 0;
@@ -148,6 +154,7 @@ impl Guest {
             id: TaskId::new(id),
             touches: touches.as_slice().into(),
             at: 0,
+            laps: setup.laps.saturating_sub(1),
             state: match touches.is_empty() {
                 true => TaskState::Finished,
                 false => TaskState::Runnable,

@@ -125,6 +125,14 @@ impl<P: Policy> Machine<P> {
         }
     }
 
+    /// The memory behind the page is taken away: whoever wants it again asks the source.
+    pub(super) fn evict(&mut self, page: PageIndex) {
+        self.repaired.remove(page.get() as usize);
+        self.mapped.remove(page);
+        let cancelled = self.pages.handle_cancelled(page_id(page), 1);
+        debug_assert!(cancelled.is_ok(), "the page exists");
+    }
+
     /// The guest gives the page away. It reads as zeros from now on.
     pub(super) fn remove(&mut self, page: PageIndex) {
         let id = page_id(page);

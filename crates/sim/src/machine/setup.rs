@@ -53,6 +53,10 @@ pub struct Setup {
     pub killed: BTreeSet<TaskId>,
     /// The guest's ack is a step of its own, and not part of the ready event's handler.
     pub acks_late: bool,
+    /// How often each task goes through its list.
+    pub laps: u64,
+    /// Memory is scarce: a page is gone as soon as its visit is over, and a repair is undone with it.
+    pub evicts: bool,
     /// The memory slot that reports name.
     pub memslot: SlotId,
     /// The frame of page 0.

@@ -79,6 +79,9 @@ impl<P: Policy> Machine<P> {
             return self.fault(v, page_id(page), root);
         }
         self.access_ended(v, page);
+        if self.setup.evicts {
+            self.evict(page);
+        }
         if !self.guest.advance(v) {
             self.want_pick(v, Why::Free);
         }

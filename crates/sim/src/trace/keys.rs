@@ -47,6 +47,8 @@ impl Head {
                 on_report: OnReport::Stop,
                 killed: BTreeSet::new(),
                 acks_late: false,
+                laps: 1,
+                evicts: false,
                 memslot: SlotId::new(1),
                 first_gfn: crate::spec::FIRST_GFN,
             },
@@ -212,6 +214,8 @@ pub(super) const KEYS: &[Key] = &[
         write: |setup| setup.killed.iter().map(|task| task.to_string()).collect(),
     },
     word!("acks-late", acks_late, YES_NO),
+    number!("laps", laps, u64),
+    word!("evicts", evicts, YES_NO),
     Key {
         name: "first-gfn",
         read: |head, words| {

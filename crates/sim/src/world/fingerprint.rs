@@ -26,7 +26,7 @@ impl<P: Policy> World<P> {
                 }
             };
             let doomed = task.doomed && !task.is_over();
-            (task.at, state, task.cpu).hash(&mut hasher);
+            (task.at, task.laps, state, task.cpu).hash(&mut hasher);
             (task.tried, task.met_failure, doomed, task.again.min(2)).hash(&mut hasher);
         }
         for (v, (cpu, thread)) in machine.guest.cpus.iter().zip(&machine.threads).enumerate() {

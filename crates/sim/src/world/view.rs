@@ -41,6 +41,7 @@ pub struct View<P> {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct TaskView {
     at: usize,
+    laps: u64,
     state: TaskStateView,
     cpu: usize,
     tried: bool,
@@ -107,6 +108,7 @@ impl<P: Policy> World<P> {
                 .iter()
                 .map(|task| TaskView {
                     at: task.at,
+                    laps: task.laps,
                     state: state(task.state),
                     cpu: task.cpu,
                     tried: task.tried,
