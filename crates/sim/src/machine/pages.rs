@@ -4,6 +4,7 @@ use surefault_core::policy::Policy;
 use surefault_core::residency::{Admission, Effect, InstallResult, Marked, PageOutcome, PageState};
 use surefault_core::{PageCount, PageId, PageIndex};
 
+use super::threads::index;
 use super::{Happened, Machine, Output, Place, Task, page_id, vcpu_id};
 
 impl<P: Policy> Machine<P> {
@@ -60,6 +61,9 @@ impl<P: Policy> Machine<P> {
         while at < self.workers.len() {
             if self.workers[at].0 == page {
                 let (_, vcpu, item) = self.workers.remove(at);
+                let thread = &mut self.threads[index(vcpu)];
+                thread.halt_answered |=
+                    thread.place == Place::Halted && thread.halted_for == Some(page.index());
                 self.faults.handle_work_done(vcpu, item, outcome);
             } else {
                 at += 1;

@@ -40,6 +40,10 @@ pub(crate) struct Thread {
     pub(crate) early_sigbus: Option<PageId>,
     /// KVM's own conditions let the current fault go the asynchronous way.
     pub(crate) may_go_async: bool,
+    /// What its task wanted when it was halted artificially.
+    pub(crate) halted_for: Option<PageIndex>,
+    /// The work for that page has ended since.
+    pub(crate) halt_answered: bool,
     /// Acks of the guest that are still to come.
     pub(crate) acks_due: u8,
     /// Stopped with a report of this page, until it is repaired.
@@ -54,6 +58,8 @@ impl Thread {
             kicked: false,
             early_sigbus: None,
             may_go_async: false,
+            halted_for: None,
+            halt_answered: false,
             acks_due: 0,
             stopped_for: None,
         }
@@ -217,7 +223,18 @@ impl<P: Policy> Machine<P> {
                 self.demand(page);
             }
             Effect::Halt { vcpu } => {
-                self.threads[index(vcpu)].place = Place::Halted;
+                let wants = self
+                    .guest
+                    .current(index(vcpu))
+                    .and_then(|task| task.wants());
+                let thread = &mut self.threads[index(vcpu)];
+                thread.place = Place::Halted;
+                thread.halted_for = wants;
+                // It may have ended already, before the halt began.
+                let works = |&(page, of, _): &(PageId, VcpuId, _)| {
+                    of == vcpu && Some(page.index()) == wants
+                };
+                thread.halt_answered = !self.workers.iter().any(works);
                 self.happened(Happened::Halted(index(vcpu)));
             }
             Effect::Kick { vcpu } => {
@@ -277,9 +294,11 @@ impl<P: Policy> Machine<P> {
 
     /// The vCPU enters the guest. Pending interrupts come before the next instruction.
     fn enter(&mut self, v: Vcpu) {
-        // Nobody tells a halted guest "ready": it just runs on, for the page again.
-        let was_halted = self.threads[v].place == Place::Halted;
-        if was_halted && let Some(task) = self.guest.current_mut(v) {
+        // Nobody tells a halted guest "ready": it just runs on, for the page again. It counts as told
+        // only when the halt is over because its page has an answer, and not by a timer interrupt or for
+        // another page.
+        let answered = std::mem::take(&mut self.threads[v].halt_answered);
+        if answered && let Some(task) = self.guest.current_mut(v) {
             task.said_ready = true;
         }
         self.threads[v].place = Place::Guest;

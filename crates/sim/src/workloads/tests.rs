@@ -170,3 +170,21 @@ fn sizes_that_contradict_themselves_are_refused() {
         assert!(refused.is_err(), "{} {bad:?}", kind.as_str());
     }
 }
+
+/// A guest that cannot be told is halted again and again while a slow source has not answered. Nobody
+/// told it "ready" meanwhile, so nothing has looped.
+#[test]
+fn artificial_halts_are_no_loop() {
+    let size = Size {
+        tasks: 4,
+        failing: 0,
+        vcpus: 1,
+    };
+    let mut slow = spec(WorkloadKind::Crowd, size, PolicyKind::Retry, 1).expect("a size that fits");
+    slow.guest_apf = false;
+    slow.run.plan = FaultPlan::new(1, Latency::fixed(Duration::from_secs(2)));
+    let result = crate::run(&slow).expect("a spec that makes sense");
+    assert!(result.counts.halts > 1000, "{result:?}");
+    assert!(result.counts.max_asked_again <= 1, "{result:?}");
+    assert_ne!(result.run.outcome, surefault_core::run::Outcome::Looped);
+}

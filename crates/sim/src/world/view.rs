@@ -133,6 +133,8 @@ impl<P: Policy> World<P> {
                 .iter()
                 .map(|thread| Thread {
                     may_go_async: false,
+                    halted_for: None,
+                    halt_answered: false,
                     ..thread.clone()
                 })
                 .collect(),
