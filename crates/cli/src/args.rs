@@ -77,7 +77,7 @@ pub(crate) enum Command {
     /// stopped at once; 1 anything unexpected.
     Serve(crate::serve::ServeArgs),
 
-    /// Tell a daemon something, by its control socket.
+    /// Tell a daemon, or a run that has stopped, something, by its control socket.
     ///
     /// Exit codes: 0 it did; 2 it did not, and why; 1 anything unexpected.
     Ctl(crate::ctl::CtlArgs),
@@ -191,7 +191,9 @@ impl From<OnError> for core::OnError {
 pub(crate) enum OnError {
     /// The run ends with the report.
     Exit,
-    /// The vCPU waits at the faulting instruction until it is told to go on (not available yet).
+    /// The guest is paused, the vCPU at the faulting instruction, until the page can be had after
+    /// all, or `surefault ctl PATH resume` has it go on (--control PATH). Not on the simulated
+    /// machine.
     Stop,
     /// The guest is told, by a machine check or by the error word of "page ready", and kills the
     /// task. Where it cannot be told the run ends with the report.

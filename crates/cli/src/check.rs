@@ -20,9 +20,15 @@ pub(crate) fn check(args: &RunArgs, machine: Machine) -> Result<(), Failure> {
         Machine::Kvm => on_kvm(args)?,
         Machine::Simulated => on_simulated(args)?,
     }
+    if args.control.is_some() && args.on_error != OnError::Stop {
+        return Err(Failure::usage(
+            "--control means nothing without --on-error stop: only a run that has stopped can be told \
+             to go on",
+        ));
+    }
     match args.on_error {
         OnError::Exit => {}
-        OnError::Stop => return not_yet("--on-error stop", "--on-error exit"),
+        OnError::Stop => {}
         OnError::Guest if args.pager == PagerChoice::None => {
             return Err(Failure::usage(
                 "--on-error guest means nothing with --pager none: Linux alone tells no guest that \

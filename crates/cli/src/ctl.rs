@@ -19,7 +19,8 @@ use crate::serve::Listen;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CtlArgs {
-    /// The daemon's control socket.
+    /// The control socket: of a daemon, or of a run (`run --control`), which can only be told to
+    /// resume.
     #[arg(value_name = "PATH")]
     path: PathBuf,
 
@@ -61,6 +62,10 @@ enum CtlCommand {
         #[arg(value_name = "BINARY")]
         binary: Option<PathBuf>,
     },
+    /// Have a run that has stopped at a failed page go on: the access is made again.
+    Resume,
+    /// The same, the page being repaired first: its planned failures (--fail) are over.
+    Repair,
     /// Show what happens, until the daemon ends.
     Events {
         /// The form on standard output; with json one object a line.
@@ -136,6 +141,8 @@ pub(crate) fn ctl(args: &CtlArgs) -> Result<Exit, Failure> {
             }
         }
         CtlCommand::Upgrade { binary } => upgrade(&mut client, &args.path, binary.as_deref())?,
+        CtlCommand::Resume => resume(&mut client, false)?,
+        CtlCommand::Repair => resume(&mut client, true)?,
         CtlCommand::Events { format } => events(&mut client, *format)?,
     }
     Ok(Exit::Ran)
@@ -163,6 +170,11 @@ fn upgrade(
         Reply::Listed { vms, .. } => print(&format!("upgraded: {} VMs are served on\n", vms.len())),
         _ => print("upgraded\n"),
     }
+}
+
+fn resume(client: &mut ControlClient, repaired: bool) -> Result<(), Failure> {
+    client.ask(&Request::Resume { repaired }).map_err(failure)?;
+    Ok(())
 }
 
 fn events(client: &mut ControlClient, format: Format) -> Result<(), Failure> {

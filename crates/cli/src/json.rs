@@ -6,6 +6,8 @@ pub(crate) mod fields;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use core::time::Duration;
+
 use serde::Serialize;
 use surefault_core::run::{Counters, Outcome, Reported, RunStats};
 use surefault_core::{Access, CauseKind, Gfn, PageIndex, SlotId, VcpuId};
@@ -54,10 +56,12 @@ pub(crate) struct Stats<'a> {
     tasks_killed: u16,
     wrong_sums: u64,
     unchecked_sums: u64,
+    reports: u64,
     healed: u64,
     tokens_left: u64,
     progress: u64,
     returns: u64,
+    stopped_ns: u64,
     elapsed_ns: u64,
     kvm: Option<&'a Counters>,
     apf: Option<&'a Counters>,
@@ -134,6 +138,7 @@ impl<'a> Stats<'a> {
             tasks_killed,
             wrong_sums,
             unchecked_sums,
+            reports,
             healed,
             tokens_left,
             progress,
@@ -141,6 +146,7 @@ impl<'a> Stats<'a> {
             ref kvm,
             ref apf,
             ref pager,
+            stopped,
             elapsed,
         } = ran.result.stats;
         Stats {
@@ -149,12 +155,13 @@ impl<'a> Stats<'a> {
             tasks_killed,
             wrong_sums,
             unchecked_sums,
+            reports,
             healed,
             tokens_left,
             progress,
             returns,
-            // 584 years.
-            elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+            stopped_ns: nanoseconds(stopped),
+            elapsed_ns: nanoseconds(elapsed),
             kvm: (!kvm.is_empty()).then_some(kvm),
             apf: (!apf.is_empty()).then_some(apf),
             pager: (!pager.is_empty()).then_some(pager),
@@ -202,4 +209,9 @@ impl Simulated {
             max_asked_again,
         }
     }
+}
+
+/// As far as 584 years.
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -14,6 +14,7 @@
 //! | `demo` | the command `demo`: its story, told in `demo/text` and `demo/json` |
 //! | `probe` | the command `probe`, likewise |
 //! | `checker` | the command `check`: every interleaving of a small system |
+//! | `control` | the control socket of a run |
 //! | `compare` | the command `compare`: the policies side by side |
 //! | `replay` | the command `replay`: a saved trace, step by step |
 //! | `text`, `json` | what came of it, for people and for programs |
@@ -29,6 +30,7 @@ mod bench;
 mod check;
 mod checker;
 mod compare;
+mod control;
 mod ctl;
 mod demo;
 mod exit;

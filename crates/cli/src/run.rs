@@ -1,13 +1,17 @@
 //! The command `run`.
 
 use core::ops::ControlFlow;
+use core::time::Duration;
+use std::io::Write as _;
 
 use surefault_core::run::{Outcome, Reported, RunSpec};
 use surefault_core::{PageCount, PageSize};
-use surefault_kvm::runner::{AfterReport, Observer, Progress};
+use surefault_kvm::runner::{AfterReport, Observer, Progress, WhilePaused};
+use surefault_serve::control::{Reply, Request};
 
-use crate::args::{Format, MachineChoice, RunArgs};
+use crate::args::{Format, MachineChoice, OnError, RunArgs};
 use crate::check::check;
+use crate::control::Control;
 use crate::exit::{Exit, Failure};
 use crate::json::Output;
 use crate::machine::{Machine, Ran};
@@ -47,6 +51,9 @@ fn on_kvm(args: &RunArgs, spec: &RunSpec) -> Result<Ran, Failure> {
     let mut watching = Watching {
         header: (args.format == Format::Text).then_some(header),
         progress: ProgressLine::new(),
+        on_error: args.on_error,
+        text: args.format == Format::Text,
+        control: args.control.as_deref().map(Control::listen).transpose()?,
     };
     let ended = kvm::run(spec, source, &mut watching);
     watching.progress.clear();
@@ -73,6 +80,10 @@ fn on_simulated(args: &RunArgs, spec: RunSpec) -> Result<Ran, Failure> {
 struct Watching {
     header: Option<String>,
     progress: ProgressLine,
+    on_error: OnError,
+    /// For people.
+    text: bool,
+    control: Option<Control>,
 }
 
 impl Watching {
@@ -88,11 +99,48 @@ impl Observer for Watching {
     fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
         // Where it cannot be written, the result will fail to be.
         let _ = self.begin();
+        if let Some(asked) = self.control.as_ref().and_then(Control::asked) {
+            asked.refuse("the run has not stopped");
+        }
         self.progress.progress(progress)
     }
 
     fn reported(&mut self, reported: &Reported) -> AfterReport {
-        self.progress.reported(reported)
+        if self.on_error != OnError::Stop {
+            return self.progress.reported(reported);
+        }
+        self.progress.clear();
+        let report = text::paused(reported, self.control.as_ref().map(Control::path));
+        // The one object on standard output is the result: with JSON, this goes where progress does.
+        let told = match self.text {
+            true => self.begin().and_then(|()| print(&report)),
+            false => {
+                // Nobody may read it: then --control is what there is.
+                let _ = std::io::stderr().write_all(report.as_bytes());
+                Ok(())
+            }
+        };
+        // A report that nobody can see is no reason to wait.
+        match told {
+            Ok(()) => AfterReport::Pause,
+            Err(_) => AfterReport::Stop,
+        }
+    }
+
+    fn paused(&mut self, _: &Reported, _: Duration) -> WhilePaused {
+        let Some(asked) = self.control.as_ref().and_then(Control::asked) else {
+            return WhilePaused::Wait;
+        };
+        let how = match asked.request {
+            Request::Resume { repaired: false } => WhilePaused::Resume,
+            Request::Resume { repaired: true } => WhilePaused::Heal,
+            _ => {
+                asked.refuse("a run can only be told to resume");
+                return WhilePaused::Wait;
+            }
+        };
+        asked.answer(Reply::Done);
+        how
     }
 }
 

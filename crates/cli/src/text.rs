@@ -5,6 +5,7 @@ mod tests;
 
 use core::fmt::{self, Display, Write as _};
 use core::time::Duration;
+use std::path::Path;
 
 use surefault_core::run::{Outcome, Reported, RunStats};
 use surefault_core::{CauseKind, PageSize};
@@ -210,6 +211,21 @@ pub(crate) fn report(reported: &Reported) -> String {
     let kind = report.failure.cause.kind;
     line(&mut text, "cause", format_args!("{kind}, {attempts}"));
     line(&mut text, "next", next_step(kind));
+    text
+}
+
+/// The report of a run that waits there.
+pub(crate) fn paused(reported: &Reported, control: Option<&Path>) -> String {
+    let mut text = report(reported);
+    let by_hand = match control {
+        Some(path) => format!(", or on `surefault ctl {} resume`", path.display()),
+        None => String::new(),
+    };
+    line(
+        &mut text,
+        "stopped",
+        format_args!("the guest goes on when the page can be had{by_hand}"),
+    );
     text
 }
 

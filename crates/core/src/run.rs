@@ -171,6 +171,8 @@ pub struct RunStats {
     pub wrong_sums: u64,
     /// Tasks whose checksum could not be compared, because the source could not be read for it.
     pub unchecked_sums: u64,
+    /// Reports made, the one that the run ended with included.
+    pub reports: u64,
     /// Reports after which the page was healed and the run went on.
     pub healed: u64,
     /// Tokens of async page faults that the guest still kept at the end: of tasks that wait for a
@@ -187,7 +189,9 @@ pub struct RunStats {
     pub apf: Counters,
     /// What the pager counted, and at the end: pages `present`, and `pending`.
     pub pager: Counters,
-    /// Wall time of the run (simulated time in the simulator).
+    /// How long the guest was paused because of reports, which counts for no time limit.
+    pub stopped: Duration,
+    /// Wall time of the run (simulated time in the simulator), without that.
     pub elapsed: Duration,
 }
 

@@ -98,15 +98,13 @@ impl Crew {
         }
     }
 
-    /// Stops all vCPUs, and ends their threads.
+    /// Brings all vCPUs out of the guest: how each that was in it came out. They can be resumed.
     ///
     /// # Errors
     /// When a vCPU has not stopped after `patience`.
-    pub(crate) fn stop(&mut self, patience: Duration) -> Result<(), StuckVcpu> {
-        for member in &mut self.members {
-            member.resume = None;
-        }
+    pub(crate) fn pause(&mut self, patience: Duration) -> Result<Vec<(VcpuId, Ended)>, StuckVcpu> {
         let deadline = Instant::now() + patience;
+        let mut stopped = Vec::new();
         while let Some(member) = self.members.iter().find(|member| member.running) {
             if Instant::now() >= deadline {
                 return Err(StuckVcpu {
@@ -117,8 +115,20 @@ impl Crew {
             for member in self.members.iter().filter(|member| member.running) {
                 member.kicker.kick();
             }
-            self.next(KICK_AGAIN);
+            stopped.extend(self.next(KICK_AGAIN));
         }
+        Ok(stopped)
+    }
+
+    /// Stops all vCPUs, and ends their threads.
+    ///
+    /// # Errors
+    /// When a vCPU has not stopped after `patience`.
+    pub(crate) fn stop(&mut self, patience: Duration) -> Result<(), StuckVcpu> {
+        for member in &mut self.members {
+            member.resume = None;
+        }
+        self.pause(patience)?;
         for thread in self.members.iter_mut().filter_map(|m| m.thread.take()) {
             // A panic in it has been told by the panic hook.
             let _ = thread.join();

@@ -40,6 +40,14 @@ pub trait PageSource: Send + Sync {
     /// Returns when whoever observes the faults has been told of all that were seen before.
     fn pass_events(&self) {}
 
+    /// Whether `page`, which has failed, can be had now. If not, its failure is forgotten and it is
+    /// asked for, so that an access to it, or the next call, may find it. `false` for whoever has no
+    /// way to find out.
+    fn try_again(&self, page: PageId) -> bool {
+        let _ = page;
+        false
+    }
+
     /// The text of a cause.
     fn cause_text(&self, cause: Cause) -> String;
 }
@@ -125,6 +133,22 @@ impl PageSource for Paged {
 
     fn pass_events(&self) {
         self.pager.pass_events();
+    }
+
+    fn try_again(&self, page: PageId) -> bool {
+        match self.pager.state(page) {
+            PageState::Failed(_) => {
+                self.pager.heal(page, 1);
+                self.pager.prefetch(page, 1);
+                false
+            }
+            PageState::Absent => {
+                self.pager.prefetch(page, 1);
+                false
+            }
+            PageState::Pending => false,
+            PageState::Present | PageState::Removed => true,
+        }
     }
 
     fn cause_text(&self, cause: Cause) -> String {

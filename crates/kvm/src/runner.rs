@@ -1,6 +1,7 @@
 //! Runs a guest until it is done, a page has failed for good, or time is up.
 
 use core::num::NonZeroU32;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,13 +27,16 @@ use crate::vm::Faults;
 mod error;
 mod loops;
 mod observer;
+mod pause;
 mod provider;
 
 pub use error::RunError;
 pub use observer::{AfterReport, Observer, Progress};
+pub use pause::WhilePaused;
 
 pub(crate) use loops::Loops;
 
+use pause::Paused;
 use provider::Provider;
 
 /// How often an observer is told how far the run is.
@@ -171,14 +175,17 @@ pub fn drive(
     let started = Instant::now();
     let mut left = vcpus.len();
     let mut crew = Crew::start(vcpus).map_err(RunError::Thread)?;
-    let mut healed = 0;
+    let (mut reports, mut healed) = (0, 0);
+    let mut stopped = Duration::ZERO;
+    // What vCPUs came to while the run was being paused.
+    let mut waiting = VecDeque::new();
     let mut told = Instant::now();
     let mut loops = Loops::default();
     let (outcome, report) = loop {
         if left == 0 {
             break (Outcome::Finished, None);
         }
-        let elapsed = started.elapsed();
+        let elapsed = started.elapsed() - stopped;
         let Some(remaining) = limits.timeout.checked_sub(elapsed) else {
             let outcome = match loops.is_loop(machine)? {
                 true => Outcome::Looped,
@@ -193,7 +200,8 @@ pub fn drive(
                 break (Outcome::Cancelled, None);
             }
         }
-        let Some((vcpu, ended)) = crew.next(remaining.min(TICK)) else {
+        let next = waiting.pop_front();
+        let Some((vcpu, ended)) = next.or_else(|| crew.next(remaining.min(TICK))) else {
             continue;
         };
         match ended? {
@@ -206,6 +214,7 @@ pub fn drive(
             Exit::Kicked => crew.resume(vcpu),
             Exit::Failed { report, page } => {
                 let reported = reported(machine, pages, report, page)?;
+                reports += 1;
                 match observer.reported(&reported) {
                     AfterReport::Stop => break (Outcome::Reported, Some(reported)),
                     AfterReport::Heal => {
@@ -214,12 +223,33 @@ pub fn drive(
                         healed += 1;
                         crew.resume(vcpu);
                     }
+                    AfterReport::Pause => {
+                        let paused_at = Instant::now();
+                        let mut held = vec![vcpu];
+                        for (other, ended) in crew.pause(limits.patience)? {
+                            match ended {
+                                Ok(Exit::Kicked) => held.push(other),
+                                ended => waiting.push_back((other, ended)),
+                            }
+                        }
+                        let how = pause::wait(page, pages, heal, observer, &reported)?;
+                        stopped += paused_at.elapsed();
+                        match how {
+                            Paused::Ended => break (Outcome::Reported, Some(reported)),
+                            Paused::Resumed => machine.healed(page),
+                            Paused::Healed => {
+                                machine.healed(page);
+                                healed += 1;
+                            }
+                        }
+                        held.into_iter().for_each(|vcpu| crew.resume(vcpu));
+                    }
                     AfterReport::Resume => crew.resume(vcpu),
                 }
             }
         }
     };
-    let elapsed = started.elapsed();
+    let elapsed = started.elapsed() - stopped;
     crew.stop(limits.patience)?;
     let checked = check(machine, source, pages.page_size())?;
     Ok(RunResult {
@@ -231,6 +261,7 @@ pub fn drive(
             tasks_killed: killed(machine)?,
             wrong_sums: checked.wrong,
             unchecked_sums: checked.unchecked,
+            reports,
             healed,
             tokens_left: machine.tokens()?,
             progress: machine.counted()?,
@@ -238,6 +269,7 @@ pub fn drive(
             kvm: machine.kvm_counters()?,
             apf: machine.apf().map(Apf::counters).unwrap_or_default(),
             pager: Counters::new(),
+            stopped,
             elapsed,
         },
     })

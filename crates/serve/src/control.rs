@@ -53,6 +53,13 @@ pub enum Request {
         #[serde(default)]
         binary: Option<PathBuf>,
     },
+    /// Go on, having stopped at a page that failed. Of a run (`surefault run --control`), not of the
+    /// daemon, whose VMs it does not run.
+    Resume {
+        /// The page has been repaired.
+        #[serde(default)]
+        repaired: bool,
+    },
     /// Say what happens from now on.
     Events {},
 }

@@ -497,6 +497,7 @@ impl<P: Policy> Sim<P> {
                     // Pages have no content here.
                     wrong_sums: 0,
                     unchecked_sums: 0,
+                    reports: self.counts.reports,
                     healed: self.counts.reports - u64::from(outcome == Outcome::Reported),
                     tokens_left: guest.tokens_left(),
                     progress: (self.counted.as_nanos() / COUNT.as_nanos()) as u64,

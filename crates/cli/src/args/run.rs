@@ -37,6 +37,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = OnError::Exit)]
     pub(crate) on_error: OnError,
 
+    /// A socket through which the run can be told to go on, with --on-error stop (`surefault ctl
+    /// PATH resume`).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+
     /// The file or block device that the pages come from [default: a seeded pattern]. Not on the
     /// simulated machine, whose pages have no contents.
     #[arg(long, value_name = "PATH")]

@@ -42,6 +42,7 @@ pub(crate) fn reported() -> Ran {
             tasks_killed: 6,
             wrong_sums: 0,
             unchecked_sums: 2,
+            reports: 1,
             healed: 0,
             progress: 1234,
             tokens_left: 8,
@@ -53,6 +54,7 @@ pub(crate) fn reported() -> Ran {
             pager: (PagerStats::default().named().zip(40..))
                 .map(|((name, _), value)| (name.into(), value))
                 .collect(),
+            stopped: Duration::from_micros(2500),
             elapsed: Duration::from_micros(1500),
         },
     };

@@ -1,13 +1,14 @@
 //! Runs on real KVM: what they report, in both forms.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use surefault_store::{PatternStore, ReadRequest, Store as _};
 use surefault_testkit::page_size;
 
-use crate::surefault::{BINARY, Ran, run};
+use crate::surefault::{BINARY, Ran, output, run};
 
 crate::cases![
     healthy_runs_finish(Guest),
@@ -16,6 +17,9 @@ crate::cases![
     a_report_is_the_same_with_either_irqchip(Guest),
     an_irqchip_that_means_nothing_is_refused(Nothing),
     a_guest_that_is_told_kills_the_task(Guest),
+    a_file_that_is_restored_lets_a_stopped_guest_go_on(Guest),
+    a_stopped_guest_goes_on_when_told_to(Guest),
+    a_control_socket_that_means_nothing_is_refused(Nothing),
     an_error_action_that_means_nothing_is_refused(Nothing),
     linux_alone_loops_or_says_bad_address(Guest),
     a_report_in_words(Guest),
@@ -166,6 +170,133 @@ fn a_guest_that_is_told_kills_the_task() {
         "{}",
         ran.stdout
     );
+}
+
+/// A run that stops at its errors, for at most as long as nobody waits for a test.
+struct Stopping {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Stopping {
+    fn start(arguments: &[&str]) -> Stopping {
+        let mut child = Command::new(BINARY)
+            .args(["run", "--on-error", "stop"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        Stopping { child, stdout }
+    }
+
+    /// The lines of standard output up to one that begins with `end`.
+    fn until(&mut self, end: &str) -> String {
+        let mut text = String::new();
+        loop {
+            let mut line = String::new();
+            let read = self.stdout.read_line(&mut line).expect("a line");
+            assert!(read > 0, "ended without '{end}': {text}");
+            text += &line;
+            if line.trim_start().starts_with(end) {
+                return text;
+            }
+        }
+    }
+
+    fn ended(&mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("text");
+        (self.child.wait().expect("it ends").code(), rest)
+    }
+}
+
+impl Drop for Stopping {
+    fn drop(&mut self) {
+        // Only in a test that has failed is it still there.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Cut short while the guest runs, and put back after it has stopped.
+fn a_file_that_is_restored_lets_a_stopped_guest_go_on() {
+    let file = file(256);
+    let path = file.path().to_str().expect("a plain path");
+    let before = std::fs::read(path).expect("the file");
+    let mut run = Stopping::start(&["--pages", "256", "--latency", "4ms", "--store", path]);
+    run.until("machine: kvm");
+    file.as_file().set_len(5).expect("set_len");
+    let report = run.until("stopped");
+    assert!(report.contains("cannot be provided"), "{report}");
+    assert!(report.contains("truncated"), "{report}");
+    std::thread::sleep(Duration::from_millis(500));
+    file.as_file().write_all_at(&before, 0).expect("write");
+    let (code, rest) = run.ended();
+    assert_eq!(code, Some(0), "{rest}");
+    assert!(!rest.contains("cannot be provided"), "{rest}");
+    assert!(rest.contains("finished"), "{rest}");
+    assert!(rest.contains("all that was read is right"), "{rest}");
+}
+
+fn ctl(socket: &str, command: &str) -> Ran {
+    output(Command::new(BINARY).args(["ctl", socket, command]))
+}
+
+fn a_stopped_guest_goes_on_when_told_to() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("control");
+    let socket = socket.to_str().expect("a plain path");
+    for apf in ["off", "kernel"] {
+        let arguments = [
+            "--pages",
+            "64",
+            "--fail",
+            "9",
+            "--apf",
+            apf,
+            "--control",
+            socket,
+        ];
+        let mut run = Stopping::start(&arguments);
+        let report = run.until("stopped");
+        assert!(report.contains("page 9 cannot be provided"), "{report}");
+        assert!(
+            report.contains(&format!("surefault ctl {socket} resume")),
+            "{report}"
+        );
+        // Still failing: the same report again.
+        ctl(socket, "resume").ended(0);
+        let again = run.until("stopped");
+        assert!(again.contains("page 9 cannot be provided"), "{again}");
+        ctl(socket, "repair").ended(0);
+        let (code, rest) = run.ended();
+        assert_eq!(code, Some(0), "{rest}");
+        assert!(rest.contains("finished"), "{rest}");
+        assert!(!std::path::Path::new(socket).exists());
+    }
+    // With JSON, there is but one object.
+    let arguments = ["--pages", "64", "--fail", "9", "--control", socket];
+    let mut run = Stopping::start(&[&arguments[..], &["--format", "json"]].concat());
+    let begun = Instant::now();
+    while ctl(socket, "repair").code != Some(0) {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (code, object) = run.ended();
+    assert_eq!(code, Some(0), "{object}");
+    let object: serde_json::Value = serde_json::from_str(&object).expect("one JSON object");
+    assert_eq!(object["outcome"], "finished");
+    assert_eq!(object["stats"]["reports"], 1);
+    assert_eq!(object["stats"]["healed"], 1);
+    assert_eq!(object["stats"]["wrong_sums"], 0);
+}
+
+fn a_control_socket_that_means_nothing_is_refused() {
+    run(&["--pages", "8", "--control", "/nowhere/socket"])
+        .refused(2, &["--control", "--on-error stop"]);
+    ctl("/nowhere/socket", "resume").refused(2, &["/nowhere/socket"]);
+    run(&["--machine", "sim", "--on-error", "stop"]).refused(2, &["nobody outside"]);
 }
 
 fn an_error_action_that_means_nothing_is_refused() {

@@ -5,12 +5,21 @@ use core::time::Duration;
 
 use surefault_core::run::Reported;
 
+use super::WhilePaused;
+
 /// Watches a run, and may decide how it goes on.
 pub trait Observer {
     /// How far the run is; called every now and then. Breaking cancels it.
     fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
         let _ = progress;
         ControlFlow::Continue(())
+    }
+
+    /// The run is paused at this report, and has been for so long; called every now and then. Says
+    /// how it goes on.
+    fn paused(&mut self, reported: &Reported, since: Duration) -> WhilePaused {
+        let _ = (reported, since);
+        WhilePaused::End
     }
 
     /// A vCPU stopped with a report; the others are still running.
@@ -30,6 +39,8 @@ pub enum AfterReport {
     Stop,
     /// The page can be had now: heal it, and run the vCPU on.
     Heal,
+    /// Pause all vCPUs, until the page can be had or the observer says so ([`Observer::paused`]).
+    Pause,
     /// Run the vCPU on as it is. The access is made again, and ends in the same report unless
     /// somebody has healed the page.
     Resume,

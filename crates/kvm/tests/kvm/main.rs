@@ -11,6 +11,7 @@ mod linux_alone;
 mod many_faults;
 mod no_poison;
 mod on_error_guest;
+mod on_error_stop;
 mod probe;
 mod reports;
 mod rig;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         kernel_apf::CASES,
         irqchip::CASES,
         on_error_guest::CASES,
+        on_error_stop::CASES,
     ]
     .concat();
     let from_user_space = [user_apf::CASES, ring0::FROM_USER_SPACE].concat();

@@ -85,6 +85,7 @@ fn answer(shared: &Arc<Shared>, request: Request) -> Reply {
             Ok(pages) => return Reply::Healed { pages },
             Err(reason) => Err(reason),
         },
+        Request::Resume { .. } => Err("the daemon runs no VM that it could resume".to_owned()),
         // Answered before.
         Request::Events {} | Request::Upgrade { .. } => Ok(()),
     };
