@@ -6,7 +6,8 @@
 //!
 //! Only states that wait are kept in full. What is known of the others is in the [`Graph`].
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
 
 use crate::graph::Graph;
@@ -14,7 +15,10 @@ use crate::model::{Model, Next};
 use crate::verdict::Counterexample;
 
 /// States that one thread expands at a time.
-const BATCH: usize = 1024;
+const BATCH: usize = 256;
+
+/// States that one thread keeps to clone into.
+const SPARE: usize = 8 * BATCH;
 
 /// When to give up.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +75,8 @@ enum Target<S> {
     Known(u32),
     /// Not known before this batch.
     New(u64, S),
+    /// To where an earlier edge of the batch leads.
+    Twin(u64),
 }
 
 struct Edge<S> {
@@ -95,6 +101,7 @@ pub fn explore<M: Model>(
         waiting: VecDeque::new(),
         broken: vec![None; model.safety().len()],
         next_level: 1,
+        spare: (0..limits.threads.max(1)).map(|_| Vec::new()).collect(),
     };
     let open = model.open(&initial);
     search.graph.add(model.fingerprint(&initial), 0, 0, open);
@@ -114,9 +121,8 @@ pub fn explore<M: Model>(
             break;
         }
         let count = search.waiting.len().min(BATCH * limits.threads);
-        let batch: Vec<Option<M::State>> = search.waiting.drain(..count).collect();
-        let found = expand_all(model, &search.graph, &batch, limits.threads);
-        drop(batch);
+        let mut batch: Vec<Option<M::State>> = search.waiting.drain(..count).collect();
+        let found = expand_all(model, &search.graph, &mut batch, &mut search.spare);
         for edges in found {
             search.merge(edges);
         }
@@ -151,6 +157,8 @@ struct Search<S> {
     broken: Vec<Option<Vec<u8>>>,
     /// The first state of the level after the one that is being expanded.
     next_level: u32,
+    /// By thread: states to clone into.
+    spare: Vec<Vec<S>>,
 }
 
 impl<S> Search<S> {
@@ -164,8 +172,16 @@ impl<S> Search<S> {
             let place = u8::try_from(place).expect("a state has at most 255 steps");
             let number = match edge.target {
                 Target::Known(number) => number,
+                Target::Twin(print) => {
+                    let number = self.graph.fingerprints.get(print);
+                    number.expect("a twin comes after the state itself")
+                }
                 Target::New(print, state) => match self.graph.fingerprints.get(print) {
-                    Some(number) => number,
+                    Some(number) => {
+                        let nth = place as usize % self.spare.len();
+                        self.spare[nth].push(state);
+                        number
+                    }
                     None => {
                         let number = self.graph.add(print, from, place, edge.open);
                         if number == self.next_level {
@@ -193,25 +209,36 @@ impl<S> Search<S> {
 fn expand_all<M: Model>(
     model: &M,
     graph: &Graph,
-    batch: &[Option<M::State>],
-    threads: usize,
+    batch: &mut [Option<M::State>],
+    spare: &mut [Vec<M::State>],
 ) -> Vec<Vec<Edge<M::State>>> {
-    let expand = |states: &[Option<M::State>]| {
-        let mut steps = Vec::new();
-        let edges = states.iter().map(|state| match state {
-            Some(state) => expand(model, graph, state, &mut steps),
+    let expand = |states: &mut [Option<M::State>], spare: &mut Vec<M::State>| {
+        let mut work = Work {
+            steps: Vec::new(),
+            new: HashSet::default(),
+            spare,
+        };
+        let edges = states.iter_mut().map(|state| match state.take() {
+            Some(state) => {
+                let edges = expand(model, graph, &state, &mut work);
+                work.spare.push(state);
+                edges
+            }
             None => Vec::new(),
         });
-        edges.collect::<Vec<_>>()
+        let edges = edges.collect::<Vec<_>>();
+        work.spare.truncate(SPARE);
+        edges
     };
-    if batch.len() < 64 || threads < 2 {
-        return expand(batch);
+    if let (true, Some(first)) = (batch.len() < 64 || spare.len() < 2, spare.first_mut()) {
+        return expand(batch, first);
     }
-    let share = batch.len().div_ceil(threads);
+    let share = batch.len().div_ceil(spare.len());
     std::thread::scope(|scope| {
         let workers: Vec<_> = batch
-            .chunks(share)
-            .map(|states| scope.spawn(move || expand(states)))
+            .chunks_mut(share)
+            .zip(spare)
+            .map(|(states, spare)| scope.spawn(move || expand(states, spare)))
             .collect();
         let joined = workers.into_iter().flat_map(|worker| match worker.join() {
             Ok(edges) => edges,
@@ -222,17 +249,52 @@ fn expand_all<M: Model>(
     })
 }
 
+/// What a thread has in hand while it expands its part of a batch.
+struct Work<'a, M: Model> {
+    steps: Vec<Next<M::Action, M::State>>,
+    /// Fingerprints that this thread has found in this batch.
+    new: HashSet<u64, BuildHasherDefault<Itself>>,
+    spare: &'a mut Vec<M::State>,
+}
+
+/// Fingerprints are hashes already.
+#[derive(Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 fn expand<M: Model>(
     model: &M,
     graph: &Graph,
     state: &M::State,
-    steps: &mut Vec<Next<M::Action, M::State>>,
+    work: &mut Work<'_, M>,
 ) -> Vec<Edge<M::State>> {
-    model.steps(state, steps);
-    let edges = steps.drain(..).map(|next| {
+    model.steps(state, &mut work.steps, work.spare);
+    let edges = work.steps.drain(..).map(|next| {
         let print = model.fingerprint(&next.state);
         let (target, open) = match graph.fingerprints.get(print) {
-            Some(number) => (Target::Known(number), 0),
+            Some(number) => {
+                work.spare.push(next.state);
+                (Target::Known(number), 0)
+            }
+            None if !work.new.insert(print) => {
+                work.spare.push(next.state);
+                (Target::Twin(print), 0)
+            }
             // Nothing is asked of a wreck.
             None if next.is_wreck => (Target::New(print, next.state), 0),
             None => {

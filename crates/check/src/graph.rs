@@ -139,8 +139,9 @@ impl Graph {
     ) -> (Vec<M::Action>, M::State) {
         let mut taken = Vec::new();
         let mut steps = Vec::new();
+        let mut spare = Vec::new();
         for place in places {
-            model.steps(&state, &mut steps);
+            model.steps(&state, &mut steps, &mut spare);
             let next = steps.swap_remove(usize::from(place));
             steps.clear();
             taken.push(next.action);

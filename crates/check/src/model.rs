@@ -13,8 +13,14 @@ pub trait Model: Sync {
     fn initial(&self) -> Self::State;
 
     /// Appends what can happen in `state`, always in the same order for states of the same
-    /// fingerprint.
-    fn steps(&self, state: &Self::State, into: &mut Vec<Next<Self::Action, Self::State>>);
+    /// fingerprint. `spare` are states that nobody needs any more: whoever clones a large state may
+    /// clone it into one of them.
+    fn steps(
+        &self,
+        state: &Self::State,
+        into: &mut Vec<Next<Self::Action, Self::State>>,
+        spare: &mut Vec<Self::State>,
+    );
 
     /// Tells states apart. Equal for states that take equal steps to states of equal fingerprints.
     fn fingerprint(&self, state: &Self::State) -> u64;

@@ -51,7 +51,7 @@ pub struct Action(pub Vec<Step>);
 #[derive(Clone, Debug)]
 pub struct Situation {
     /// The world.
-    pub world: World<AnyPolicy>,
+    pub world: Box<World<AnyPolicy>>,
     incidents: u8,
 }
 
@@ -82,7 +82,7 @@ impl System {
             claims: Claims::new(config),
             promises: Promises::new(config),
             initial: Situation {
-                world,
+                world: Box::new(world),
                 incidents: config.incidents,
             },
         }
@@ -111,7 +111,13 @@ impl System {
     }
 
     /// Answers the open question of a scheduler, if there is one, in every way; the last in `taken`.
-    fn answer(&self, from: &Situation, mut taken: Taken, into: &mut Vec<Next<Action, Situation>>) {
+    fn answer(
+        &self,
+        from: &Situation,
+        mut taken: Taken,
+        into: &mut Vec<Next<Action, Situation>>,
+        spare: &mut Vec<Situation>,
+    ) {
         if taken.world.machine().pick().is_none() {
             into.push(self.judge(from, taken));
             return;
@@ -120,13 +126,18 @@ impl System {
         taken.world.steps(&mut answers);
         let last = answers.pop();
         for answer in answers {
-            let mut other = taken.clone();
+            let mut other = Taken {
+                world: cloned(&taken.world, spare),
+                steps: taken.steps.clone(),
+                happened: taken.happened.clone(),
+                ..taken
+            };
             other.take(&self.claims, &answer);
-            self.answer(from, other, into);
+            self.answer(from, other, into, spare);
         }
         if let Some(answer) = last {
             taken.take(&self.claims, &answer);
-            self.answer(from, taken, into);
+            self.answer(from, taken, into, spare);
         }
     }
 
@@ -147,10 +158,20 @@ impl System {
     }
 }
 
+/// The same world, in the memory of a spare one if there is one.
+fn cloned(world: &World<AnyPolicy>, spare: &mut Vec<Situation>) -> Box<World<AnyPolicy>> {
+    match spare.pop() {
+        Some(mut situation) => {
+            World::clone_from(&mut situation.world, world);
+            situation.world
+        }
+        None => Box::new(world.clone()),
+    }
+}
+
 /// An action that is being put together.
-#[derive(Clone)]
 struct Taken {
-    world: World<AnyPolicy>,
+    world: Box<World<AnyPolicy>>,
     steps: Vec<Step>,
     happened: Vec<Happened>,
     acts: u64,
@@ -174,7 +195,12 @@ impl Model for System {
         self.initial.clone()
     }
 
-    fn steps(&self, state: &Situation, into: &mut Vec<Next<Action, Situation>>) {
+    fn steps(
+        &self,
+        state: &Situation,
+        into: &mut Vec<Next<Action, Situation>>,
+        spare: &mut Vec<Situation>,
+    ) {
         let mut steps = Vec::new();
         state.world.steps(&mut steps);
         for step in steps {
@@ -182,14 +208,14 @@ impl Model for System {
                 continue;
             }
             let mut taken = Taken {
-                world: state.world.clone(),
+                world: cloned(&state.world, spare),
                 steps: Vec::with_capacity(2),
                 happened: Vec::new(),
                 acts: 0,
                 offers: 0,
             };
             taken.take(&self.claims, &step);
-            self.answer(state, taken, into);
+            self.answer(state, taken, into, spare);
         }
     }
 

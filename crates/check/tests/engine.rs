@@ -89,7 +89,7 @@ impl Model for Checked<'_> {
         self.machine.initial.clone()
     }
 
-    fn steps(&self, state: &Vec<u8>, into: &mut Vec<Next<Action, Vec<u8>>>) {
+    fn steps(&self, state: &Vec<u8>, into: &mut Vec<Next<Action, Vec<u8>>>, _: &mut Vec<Vec<u8>>) {
         let steps = (self.machine.actions)(state);
         for (place, (who, state)) in (0..).zip(steps) {
             let mut next = Next::fine((who, place), state);

@@ -141,7 +141,7 @@ use owed::Owed;
 use vcpu::Vcpu;
 
 /// The faults of one VM under the error policy `P`. See the [module](self) for the states.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub struct Faults<P> {
     config: FaultsConfig,
     policy: P,
@@ -153,6 +153,11 @@ pub struct Faults<P> {
     #[cfg(any(test, feature = "defects"))]
     defect: Option<Defect>,
 }
+
+crate::clone_in_place! { Faults<P> {
+    config, policy, vcpus, owed, observed, effects, timers,
+    #[cfg(any(test, feature = "defects"))] defect,
+} }
 
 /// A timer of the machine. The driver keeps at most one of each running; a stale one is harmless.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

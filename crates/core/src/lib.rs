@@ -21,6 +21,7 @@
 
 pub mod addr;
 pub mod cause;
+mod clone_in_place;
 pub mod faults;
 pub mod plan;
 pub mod policy;

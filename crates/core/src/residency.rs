@@ -114,7 +114,7 @@ use settled::{SettledMap, SettledState};
 use crate::{PageCount, PageId};
 
 /// The residency machine of one guest memory. See the [module](self) for its states.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub struct Residency {
     config: ResidencyConfig,
     regions: Regions,
@@ -129,6 +129,12 @@ pub struct Residency {
     #[cfg(any(test, feature = "defects"))]
     defect: Option<Defect>,
 }
+
+crate::clone_in_place! { Residency {
+    config, regions, settled, entries, failures, fetches, queue, effects, timers,
+    next_generation,
+    #[cfg(any(test, feature = "defects"))] defect,
+} }
 
 impl Residency {
     /// A machine for a memory of these regions, all of whose pages are absent.

@@ -55,7 +55,7 @@ use crate::spec::SimError;
 pub type Vcpu = usize;
 
 /// The machine under the error policy `P`. See the [module](self) for the rules.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Machine<P> {
     pub(crate) setup: Arc<Setup>,
     pub(crate) faults: Faults<P>,
@@ -78,6 +78,11 @@ pub struct Machine<P> {
     stopped: bool,
     out: Vec<Output>,
 }
+
+surefault_core::clone_in_place! { Machine<P> {
+    faults, pages, guest, threads, mapped, workers, backlog, repaired, picks, runs, stopped,
+    out; shared setup
+} }
 
 impl<P: Policy> Machine<P> {
     /// A machine that is about to start.

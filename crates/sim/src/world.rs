@@ -137,12 +137,16 @@ pub enum Violation {
 }
 
 /// A machine with nothing decided. See the [module](self) for what holds.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct World<P> {
     pub(crate) machine: Machine<P>,
     pub(crate) ledger: Ledger,
     left: Budgets,
 }
+
+surefault_core::clone_in_place! { World<P> {
+    machine, ledger, left,
+} }
 
 impl World<AnyPolicy> {
     /// The world of `setup`, under the policy that it names.

@@ -7,10 +7,14 @@ use crate::Gfn;
 ///
 /// It never holds more gfns than it has slots, which the caller's cap sees to; in Linux each gfn once
 /// ([`DoubleFault`](super::DoubleFault) allows more).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct GfnSet {
     slots: Box<[u64]>,
 }
+
+crate::clone_in_place! { GfnSet {
+    slots,
+} }
 
 /// An empty slot: all ones, as in Linux. No guest has such a gfn.
 const EMPTY: u64 = !0;

@@ -87,11 +87,15 @@ impl Item {
 }
 
 /// The places for a vCPU's items: a slab that hands out the lowest free one.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct Items {
     places: Box<[Option<Item>]>,
     used: u128,
 }
+
+crate::clone_in_place! { Items {
+    places, used,
+} }
 
 impl Items {
     pub(super) fn new(places: u8) -> Items {

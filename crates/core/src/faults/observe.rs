@@ -43,12 +43,16 @@ pub(super) enum Belief {
 /// table holds without one having been confirmed, more failing accesses take turns than it can
 /// tell apart; from then on a signal is believed at its first time. The rule degrades to an early
 /// report, never to an endless wait.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct Observations {
     once: Vec<Key>,
     slots: usize,
     pushed_out: usize,
 }
+
+crate::clone_in_place! { Observations {
+    once, slots, pushed_out,
+} }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Key {

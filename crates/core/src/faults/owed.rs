@@ -15,13 +15,17 @@
 use crate::{Failure, PageId};
 
 /// A bounded table of owed errors, oldest first, at most one a page.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct Owed {
     entries: Vec<Entry>,
     slots: usize,
     /// The timer is armed.
     pub(super) armed: bool,
 }
+
+crate::clone_in_place! { Owed {
+    entries, slots, armed,
+} }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Entry {

@@ -42,7 +42,7 @@ pub(super) enum Completion {
 }
 
 /// One vCPU.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct Vcpu {
     pub(super) id: VcpuId,
     pub(super) state: VcpuState,
@@ -65,6 +65,11 @@ pub(super) struct Vcpu {
     pub(super) tokens: Tokens,
     pub(super) told: Told,
 }
+
+crate::clone_in_place! { Vcpu {
+    id, state, settings, lapic_enabled, items, queue, gfns, done, ready, noted, kicked, tokens,
+    told,
+} }
 
 impl Vcpu {
     pub(super) fn new(id: VcpuId, config: &FaultsConfig) -> Vcpu {

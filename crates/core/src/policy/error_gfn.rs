@@ -22,10 +22,14 @@ use super::{AddressKey, AfterFailure, AsyncFailure, Attempt, Policy};
 /// * Per vCPU: a task that migrates before its retry meets a vCPU that knows nothing.
 /// * It notes what the prefault says. Under shadow paging the prefault is skipped once another
 ///   task runs; then nothing is noted, and the loop goes on.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub struct ErrorGfn {
     last: Box<[AddressKey]>,
 }
+
+crate::clone_in_place! { ErrorGfn {
+    last,
+} }
 
 impl ErrorGfn {
     fn slot(&mut self, vcpu: VcpuId) -> Option<&mut AddressKey> {

@@ -24,12 +24,16 @@ use super::{AddressKey, AfterFailure, AsyncFailure, Attempt, Policy};
 /// * What it notes is what the prefault says: nothing where that is skipped (shadow paging after a
 ///   task switch). Both sides use `gpa_to_gfn(cr2_or_gpa)`, under shadow paging still a
 ///   guest-virtual page.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub struct ErrorGfnTable {
     /// The slots of all vCPUs, one vCPU after the other. Empty is `GFN_INVALID`.
     slots: Box<[Option<AddressKey>]>,
     per_vcpu: usize,
 }
+
+crate::clone_in_place! { ErrorGfnTable {
+    slots, per_vcpu,
+} }
 
 impl ErrorGfnTable {
     /// The slot of an address among `slots`, a power of two (`kvm_error_gfn_hash_fn`).

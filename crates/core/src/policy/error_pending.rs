@@ -21,10 +21,14 @@ use super::{AfterFailure, AsyncFailure, Attempt, Policy};
 /// * A reset does not clear it.
 /// * Per vCPU, and noted by the prefault: a task that migrates, or under shadow paging a prefault
 ///   skipped after a task switch, and the loop goes on as with `error-gfn`.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub struct ErrorPending {
     pending: Box<[bool]>,
 }
+
+crate::clone_in_place! { ErrorPending {
+    pending,
+} }
 
 impl ErrorPending {
     fn flag(&mut self, vcpu: VcpuId) -> Option<&mut bool> {

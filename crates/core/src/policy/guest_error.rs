@@ -19,10 +19,14 @@ use super::{AfterFailure, AsyncFailure, Attempt, ErrorGfn, Policy};
 ///   outside is told. That the host's faults would leak into the guest was an objection.
 /// * The token was written before the error word. A guest that reads at once misses the error; here
 ///   both are written together.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub struct GuestError {
     fallback: ErrorGfn,
 }
+
+crate::clone_in_place! { GuestError {
+    fallback,
+} }
 
 impl Policy for GuestError {
     fn new(config: &FaultsConfig) -> GuestError {

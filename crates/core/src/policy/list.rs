@@ -80,9 +80,26 @@ macro_rules! policies {
         }
 
         /// A policy chosen at run time.
-        #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+        #[derive(PartialEq, Eq, Hash, Debug)]
         pub enum AnyPolicy {
             $($(#[doc = $help])* $policy($policy),)+
+        }
+
+        impl Clone for AnyPolicy {
+            fn clone(&self) -> AnyPolicy {
+                match self {
+                    $(AnyPolicy::$policy(policy) => AnyPolicy::$policy(policy.clone()),)+
+                }
+            }
+
+            fn clone_from(&mut self, source: &AnyPolicy) {
+                match (self, source) {
+                    $((AnyPolicy::$policy(policy), AnyPolicy::$policy(source)) => {
+                        policy.clone_from(source);
+                    })+
+                    (policy, source) => *policy = source.clone(),
+                }
+            }
         }
 
         impl AnyPolicy {

@@ -64,10 +64,14 @@ impl Phase {
 ///
 /// Few at a time (one per waiting vCPU, and what is prefetched), so that a search is a handful of
 /// steps and an insertion moves little; neighbours in memory are neighbours in the array.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct EntryTable {
     entries: Vec<Entry>,
 }
+
+crate::clone_in_place! { EntryTable {
+    entries,
+} }
 
 impl EntryTable {
     pub(super) fn with_capacity(capacity: usize) -> EntryTable {

@@ -15,10 +15,14 @@ pub(super) struct FailureRecord {
 }
 
 /// The failed pages, sorted. Grows with the failures that are remembered.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct FailureTable {
     records: Vec<FailureRecord>,
 }
+
+crate::clone_in_place! { FailureTable {
+    records,
+} }
 
 impl FailureTable {
     pub(super) fn len(&self) -> usize {

@@ -21,10 +21,14 @@ impl FetchRecord {
 
 /// The fetches that have not come back, oldest first. At most as many as the driver has threads
 /// for, so a search is short; it begins with the youngest, since the old ones are the slow ones.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct FetchTable {
     fetches: Vec<FetchRecord>,
 }
+
+crate::clone_in_place! { FetchTable {
+    fetches,
+} }
 
 impl FetchTable {
     pub(super) fn with_capacity(capacity: usize) -> FetchTable {

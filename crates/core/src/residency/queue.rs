@@ -14,12 +14,16 @@ type Place = (PageId, Generation);
 /// A page that leaves its phase keeps its place, which is passed over when its turn comes; when a
 /// queue fills up with such places they are swept out, so it stays within twice the table of
 /// entries.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct FetchQueue {
     demanded: VecDeque<Place>,
     prefetched: VecDeque<Place>,
     sweep_at: usize,
 }
+
+crate::clone_in_place! { FetchQueue {
+    demanded, prefetched, sweep_at,
+} }
 
 impl FetchQueue {
     pub(super) fn with_capacity(entries: usize) -> FetchQueue {

@@ -11,11 +11,15 @@ use crate::{PageCount, PageId};
 pub struct UnknownPage(pub PageId);
 
 /// Where each region's pages begin in the map of settled pages.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct Regions {
     /// Position of each region's first page, and at the end the total.
     starts: Vec<u64>,
 }
+
+crate::clone_in_place! { Regions {
+    starts,
+} }
 
 impl Regions {
     pub(super) fn new(regions: &[PageCount]) -> Result<Regions, ConfigError> {

@@ -26,11 +26,15 @@ const PAGES_PER_WORD: u64 = 32;
 /// The settled state of every page, and how many pages are in each.
 ///
 /// All zeros at first: the kernel backs the map as pages settle.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct SettledMap {
     words: Vec<u64>,
     counts: [u64; 4],
 }
+
+crate::clone_in_place! { SettledMap {
+    words, counts,
+} }
 
 impl SettledMap {
     pub(super) fn new(pages: u64) -> SettledMap {

@@ -1,11 +1,15 @@
 //! Sets of small numbers, as bitmaps.
 
 /// A set of numbers below a bound that is set once.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Bits {
     words: Vec<u64>,
     count: usize,
 }
+
+surefault_core::clone_in_place! { Bits {
+    words, count,
+} }
 
 impl Bits {
     /// An empty set of numbers below `bound`.

@@ -12,7 +12,7 @@ use super::bits::Bits;
 use super::{Setup, Vcpu};
 
 /// A task.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) id: TaskId,
     touches: Arc<[Touch]>,
@@ -41,6 +41,11 @@ pub(crate) struct Task {
     /// None of its pages fails.
     pub(crate) healthy: bool,
 }
+
+surefault_core::clone_in_place! { Task {
+    id, at, laps, state, cpu, place, retries, again, asked_again, said_ready, tried,
+    met_failure, doomed, healthy; shared touches
+} }
 
 /// What a task is doing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -119,7 +124,7 @@ pub fn rip_of(task: TaskId) -> Gva {
 }
 
 /// One vCPU's share of the guest.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Cpu {
     /// Its tasks, in the order of their turns.
     tasks: Vec<usize>,
@@ -131,6 +136,10 @@ pub(crate) struct Cpu {
     pub(crate) ready: Option<(Token, bool)>,
 }
 
+surefault_core::clone_in_place! { Cpu {
+    tasks, able, running, waiters, ready,
+} }
+
 impl Cpu {
     pub(crate) fn running(&self) -> Running {
         self.running
@@ -138,13 +147,17 @@ impl Cpu {
 }
 
 /// All tasks, and who runs where.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) tasks: Vec<Task>,
     pub(crate) cpus: Vec<Cpu>,
     /// Tasks that are not over.
     live: usize,
 }
+
+surefault_core::clone_in_place! { Guest {
+    tasks, cpus, live,
+} }
 
 impl Guest {
     pub(crate) fn new(setup: &Setup) -> Guest {

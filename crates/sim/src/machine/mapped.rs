@@ -8,12 +8,28 @@ use surefault_core::{PageCount, PageIndex};
 use super::bits::Bits;
 
 /// The pages that the guest reaches without a fault.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Mapped {
     /// Under two-dimensional paging what is mapped is mapped for all.
     ForAll(Bits),
     /// Under shadow paging each address space has its own.
     BySpace(BTreeSet<(Root, PageIndex)>),
+}
+
+impl Clone for Mapped {
+    fn clone(&self) -> Mapped {
+        match self {
+            Mapped::ForAll(bits) => Mapped::ForAll(bits.clone()),
+            Mapped::BySpace(pages) => Mapped::BySpace(pages.clone()),
+        }
+    }
+
+    fn clone_from(&mut self, source: &Mapped) {
+        match (self, source) {
+            (Mapped::ForAll(bits), Mapped::ForAll(source)) => bits.clone_from(source),
+            (mapped, source) => *mapped = source.clone(),
+        }
+    }
 }
 
 impl Mapped {

@@ -35,7 +35,7 @@ pub(crate) struct Fetch {
 }
 
 /// What is outstanding.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) timers: Vec<residency::Timer>,
@@ -43,6 +43,10 @@ pub(crate) struct Ledger {
     /// Attempts at pages that heal after some, where nobody else counts them.
     pub(crate) attempts: BTreeMap<PageIndex, u8>,
 }
+
+surefault_core::clone_in_place! { Ledger {
+    fetches, timers, faults_timers, attempts,
+} }
 
 impl Ledger {
     /// Notes what follows from a step.
