@@ -18,6 +18,7 @@
 //! | `promises` | what must not stay open for ever |
 //! | `property` | names for all that |
 //! | `check` | a configuration, explored and judged |
+//! | `trace` | counterexamples as files |
 
 mod check;
 mod claims;
@@ -25,6 +26,7 @@ mod config;
 mod promises;
 mod property;
 mod safety;
+mod trace;
 
 use std::sync::Arc;
 
@@ -37,6 +39,7 @@ use surefault_sim::world::{Step, TimerKind, World};
 pub use check::{Checked, check, check_system};
 pub use config::{Config, ConfigError};
 pub use property::{Promise, Property, Safety};
+pub use trace::{TraceError, trace_of};
 
 use claims::Claims;
 use promises::Promises;

@@ -1,13 +1,14 @@
 //! The smaller set: what is expected of each policy, found on systems of a few thousand states.
 //! The larger ones are in `docs/policies.md`, with their command.
 
-use std::sync::Arc;
+use std::path::Path;
 
-use surefault_check::system::{Checked, Config, Property, check};
+use surefault_check::system::{Checked, Config, Property, check, trace_of};
 use surefault_check::{Counterexample, Limits, Verdict};
 use surefault_core::faults::Paging;
 use surefault_core::policy::PolicyKind;
-use surefault_sim::world::{Budgets, Step, World, fairness};
+use surefault_sim::trace::{Ending, Trace, replay};
+use surefault_sim::world::{Budgets, Step};
 
 fn judge(config: &Config) -> Checked {
     let checked = check(config, &Limits::default(), |_| {}).expect("a configuration");
@@ -19,16 +20,20 @@ fn judge(config: &Config) -> Checked {
     checked
 }
 
-/// The way is one of the simulator's, and its cycle is a loop by the simulator's own rule.
+/// Written as a trace and read again, the way is the simulator's, too, and comes to the same end; its
+/// cycle is a loop by the simulator's own rule.
 fn replays(config: &Config, property: Property, way: &Counterexample<Step>) {
-    let setup = Arc::new(config.setup().expect("a configuration"));
-    let mut world = World::new(setup, Budgets::UNLIMITED).expect("a setup");
-    for step in &way.stem {
-        world.apply(step).expect("a step that is possible");
-    }
+    let name = format!("{}-{property}.trace", config.policy);
+    let written = trace_of(config, way).expect("a counterexample replays");
+    let trace = Trace::parse(Path::new(&name), &written.to_string()).expect("a trace");
+    assert_eq!(trace.setup, written.setup, "{name}");
+    assert_eq!(trace.steps, written.steps, "{name}");
+    assert_eq!(trace.cycle, written.cycle, "{name}");
+    let replayed = replay(&trace).expect("its steps are possible");
+    assert_eq!(replayed.no_loop, None, "{name}:\n{written}");
+    assert_eq!(replayed.check(&trace), Ok(()), "{name}:\n{written}");
     if let (Property::Promise(_), false) = (property, way.cycle.is_empty()) {
-        let found = fairness::check_cycle(&world, &way.cycle);
-        assert_eq!(found, Ok(()), "{} {property}: {way:?}", config.policy);
+        assert_eq!(replayed.ending, Ending::Looped, "{name}");
     }
 }
 

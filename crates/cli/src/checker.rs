@@ -3,6 +3,7 @@
 mod args;
 mod json;
 mod table;
+mod traces;
 
 use std::io::Write as _;
 
@@ -67,6 +68,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
             checked,
             properties: properties.clone(),
         });
+    }
+    if let Some(directory) = &args.traces {
+        traces::write(directory, &rows)?;
     }
     match args.format {
         Format::Text => output::print(&table::text(&rows))?,

@@ -1,5 +1,7 @@
 //! What can be written after `surefault check`.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use surefault_check::system::Property;
 use surefault_core::policy::PolicyKind;
@@ -64,6 +66,11 @@ pub(crate) struct CheckArgs {
     /// Give up after so many states, with what is not violated by then `incomplete`.
     #[arg(long, value_name = "N", default_value_t = 20_000_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_states: u32,
+
+    /// Write each counterexample into this directory, as a trace for `surefault replay`:
+    /// POLICY-PROPERTY.trace.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) traces: Option<PathBuf>,
 
     /// The form of the result on standard output.
     #[arg(long, value_enum, default_value_t = Format::Text)]

@@ -10,6 +10,7 @@ crate::cases![
     a_lasso_is_found_for_retry(Nothing),
     everything_holds_for_the_default_policy(Nothing),
     a_limit_leaves_verdicts_open(Nothing),
+    counterexamples_are_traces(Nothing),
     systems_that_are_wrong(Nothing),
 ];
 
@@ -72,6 +73,25 @@ fn a_limit_leaves_verdicts_open() {
     ]);
     let ran = check(&arguments).ended(6);
     assert!(ran.stdout.contains('?'), "{}", ran.stdout);
+}
+
+/// Each is played by `surefault replay` to the end that it has here.
+fn counterexamples_are_traces() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let traces = directory.path().join("traces");
+    let mut arguments = SMALL.to_vec();
+    let option = format!("--traces={}", traces.display());
+    arguments.extend(["--policy=retry", &option]);
+    check(&arguments).ended(3);
+    let path = traces.join("retry-failing-ends.trace");
+    let trace = std::fs::read_to_string(&path).expect("a trace");
+    for line in ["\ncycle\n", "\nexpect outcome looped\n"] {
+        assert!(trace.contains(line), "{trace}");
+    }
+    output(Command::new(BINARY).arg("replay").arg(&path)).ended(0);
+    arguments.pop();
+    arguments.push("--traces=/dev/null/x");
+    check(&arguments).refused(2, &["--traces", "/dev/null/x"]);
 }
 
 fn systems_that_are_wrong() {
