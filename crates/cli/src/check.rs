@@ -1,4 +1,4 @@
-//! Combinations of flags that mean nothing, and what does not exist yet.
+//! Combinations of flags that mean nothing.
 
 use surefault_core::PageIndex;
 use surefault_core::plan::PageSet;
@@ -90,6 +90,12 @@ fn on_simulated(args: &RunArgs) -> Result<(), Failure> {
         return Err(Failure::usage(
             "--irqchip means nothing with --machine sim: the simulated machine has no interrupt \
              controllers",
+        ));
+    }
+    if args.on_error == OnError::Stop {
+        return Err(Failure::usage(
+            "--on-error stop means nothing with --machine sim: a simulated run has nobody outside who \
+             could have it go on",
         ));
     }
     match args.store {

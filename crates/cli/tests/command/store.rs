@@ -18,7 +18,7 @@ crate::cases![
     a_store_that_may_not_be_read(Root),
     flags_that_are_wrong(Nothing),
     plans_that_are_wrong(Nothing),
-    what_does_not_exist_yet(Nothing),
+    error_actions_that_mean_nothing(Nothing),
 ];
 
 fn refused_of_size(size: usize, words: &[&str]) {
@@ -140,11 +140,21 @@ fn plans_that_are_wrong() {
     File::create(path).expect("truncate");
 }
 
-fn what_does_not_exist_yet() {
+fn error_actions_that_mean_nothing() {
     for (flags, words) in [
-        (&["--on-error", "stop"], "--on-error stop"),
-        (&["--on-error", "guest"], "--on-error guest"),
+        (
+            &["--on-error", "stop", "--machine", "sim"][..],
+            &["--on-error stop", "simulated"][..],
+        ),
+        (
+            &["--on-error", "guest", "--pager", "none"],
+            &["--on-error guest", "--pager none"],
+        ),
+        (
+            &["--control", "/nowhere/vm.ctl"],
+            &["--control", "--on-error stop"],
+        ),
     ] {
-        run(flags).refused(2, &[words, "is not available yet"]);
+        run(flags).refused(2, words);
     }
 }
