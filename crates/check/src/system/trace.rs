@@ -21,21 +21,28 @@ pub enum TraceError {
 
 /// The trace of a counterexample that was found in the system of `config`, its cycle marked.
 ///
-/// It expects the end that it has: `looped` on a cycle that can go on for ever, which is held once
-/// more against the simulator's own rule when it is replayed.
+/// It expects the end that it has, and what was counted up to there: `looped` on a cycle that can go
+/// on for ever, which is held once more against the simulator's own rule when it is replayed.
 ///
 /// # Errors
 /// When it cannot be replayed.
 pub fn trace_of(config: &Config, way: &Counterexample<Step>) -> Result<Trace, TraceError> {
     let steps = way.stem.iter().chain(&way.cycle).copied().collect();
     let mut trace = Trace::new(Arc::new(config.setup()?), steps);
-    let ending = match way.cycle.is_empty() {
-        true => replay(&trace)?.ending,
-        false => {
-            trace.cycle = Some(way.stem.len());
-            Ending::Looped
-        }
-    };
-    trace.expected.push(Expected::Ending(ending));
+    if !way.cycle.is_empty() {
+        trace.cycle = Some(way.stem.len());
+    }
+    let replayed = replay(&trace)?;
+    let tally = replayed.tally;
+    trace.expected = vec![
+        Expected::Ending(match trace.cycle {
+            Some(_) => Ending::Looped,
+            None => replayed.ending,
+        }),
+        Expected::Fact("retries", Some(tally.retries)),
+        Expected::Fact("reports", Some(tally.reports)),
+        Expected::Fact("wrong-reports", Some(tally.wrong_reports)),
+        Expected::Fact("off", Some(tally.off)),
+    ];
     Ok(trace)
 }
