@@ -98,9 +98,12 @@ impl Owed {
         self.entries.iter().map(|entry| entry.page)
     }
 
+    /// Within bounds, and the newest entry is the only one of its page. Asked after every input, that
+    /// holds for all of them, for entries are added at the end only; all against all would be slow.
     pub(super) fn is_sound(&self) -> bool {
-        let pages = || self.entries.iter().map(|entry| entry.page);
-        let twice = |page| pages().filter(|&other| other == page).count() > 1;
-        self.entries.len() <= self.slots && !pages().any(twice)
+        let newest = self.entries.split_last();
+        self.entries.len() <= self.slots
+            && newest
+                .is_none_or(|(newest, rest)| rest.iter().all(|entry| entry.page != newest.page))
     }
 }
