@@ -1,5 +1,5 @@
-//! Which cycles are loops. The rule stands here and nowhere else: replay, shrinker and model checker
-//! all ask it.
+//! Which cycles are loops. Replay and shrinker ask here; the model checker searches by the same rule,
+//! as numbers (`surefault_check`'s claims), and its tests hold every cycle it finds against this one.
 //!
 //! Steps that lead from a world back to the same world are a loop only if the world could go on like
 //! that for ever. It could not if somebody who can act all the time never does: a source that has an
