@@ -51,7 +51,8 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(policy: PolicyKind) -> Row {
+    /// The row of a policy that nothing has been played under.
+    pub fn new(policy: PolicyKind) -> Row {
         Row {
             policy,
             runs: 0,

@@ -21,7 +21,7 @@ use surefault_kvm::runner::{AfterReport, Observer, Progress, run_with_apf};
 use surefault_kvm::signals;
 use surefault_sim::compare::Row;
 use surefault_sim::workloads::WorkloadKind;
-use surefault_sim::{Histogram, OnReport, SimSpec};
+use surefault_sim::{OnReport, SimSpec};
 use surefault_store::Store;
 
 use crate::exit::{Exit, Failure};
@@ -90,7 +90,7 @@ pub(super) fn rows<E: Into<Failure>>(
     let mut rows = Vec::new();
     let mut walls = Vec::new();
     for &policy in policies {
-        let mut row = empty(policy);
+        let mut row = Row::new(policy);
         let mut took = Vec::new();
         for seed in 0..seeds {
             let spec = spec(policy, seed).map_err(Into::into)?;
@@ -101,24 +101,6 @@ pub(super) fn rows<E: Into<Failure>>(
         rows.push(row);
     }
     Ok((rows, walls))
-}
-
-fn empty(policy: PolicyKind) -> Row {
-    Row {
-        policy,
-        runs: 0,
-        ended: 0,
-        looped: 0,
-        retries: Histogram::default(),
-        report_us: Histogram::default(),
-        wrong_reports: 0,
-        told: 0,
-        refused_healthy: 0,
-        off: Duration::ZERO,
-        progress_per_mille: None,
-        state_bytes: 0,
-        unclaimed: 0,
-    }
 }
 
 /// Plays one run into `row`. Says how long it took.
