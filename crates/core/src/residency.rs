@@ -101,7 +101,7 @@ pub use effect::{
 pub use fingerprint::Ranks;
 pub use invariants::Violation;
 pub use regions::UnknownPage;
-pub use restore::{RecordedPage, RestoreError};
+pub use restore::{PageRecord, RecordedPage, RestoreError};
 pub use view::View;
 
 use entry::{EntryTable, Phase};

@@ -7,9 +7,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use surefault_core::residency::{RecordedPage, Residency, ResidencyConfig};
+use surefault_core::residency::{PageRecord, Residency, ResidencyConfig};
 use surefault_core::{Cause, CauseId, CauseKind, Failure, Hva, PageCount, PageId};
-use surefault_uffd::{Event, Journal, MapError, MapIndex, Outcome, PageMap, RecordedState};
+use surefault_uffd::{Event, Journal, MapError, MapIndex, Outcome, PageMap};
 
 use crate::regions::Regions;
 use crate::{ServedRegion, StartError};
@@ -122,19 +122,14 @@ impl Records {
         let (mut failed, mut intended) = (Vec::new(), Vec::new());
         let mut recorded = Vec::new();
         for (page, state) in regions.pages().zip(recorder.map.states()) {
-            recorded.push(match state.map_err(StartError::Records)? {
-                RecordedState::Absent => RecordedPage::Absent,
-                RecordedState::Intent => {
-                    intended.push(page);
-                    RecordedPage::Absent
-                }
-                RecordedState::Present => RecordedPage::Present,
-                RecordedState::Removed => RecordedPage::Removed,
-                RecordedState::Failed { note: _ } => {
-                    failed.push(page);
-                    RecordedPage::Failed(failure())
-                }
-            });
+            let record = state.map_err(StartError::Records)?.record();
+            if record.is_in_doubt() {
+                intended.push(page);
+            }
+            if record == PageRecord::Failed {
+                failed.push(page);
+            }
+            recorded.push(record.recorded(failure()));
         }
         let pages: Vec<PageCount> = regions.iter().map(|(_, region)| region.pages).collect();
         let residency =

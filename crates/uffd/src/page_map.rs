@@ -12,25 +12,12 @@
 //!  └──────────────┴──────────────────┴───────────────────────────────┘
 //! ```
 //!
-//! ```text
-//!            intend            settle
-//!   absent ─────────► intent ─────────► present
-//!     ▲ ▲               │                  │
-//!     │ └── give_up ────┘                  │
-//!   forget (from any)          remove (from any) ─────► removed
-//!
-//!   absent, intent ── fail ──► failed ── settle ──► present
-//! ```
-//!
-//! The order that makes it true after a death at any point:
-//!
-//! * `intend` before an install, `settle` after it, both inside the driver's gate. An intent that a
-//!   dead process has left may or may not have been carried out; installing again says which
-//!   ([`Outcome::AlreadyThere`](crate::Outcome::AlreadyThere)).
-//! * `remove` as soon as a removal was read, before its slot in the journal is cleared. Removed is
-//!   for good: no other method but `forget` leaves it, because a page that its owner gave up never
-//!   has its old contents again.
-//! * `fail` before a page is poisoned; it stays failed until contents have overwritten the poison.
+//! What a state follows from which is said by [`PageRecord`], once for this map and for the models that
+//! let a process die between any two steps: `intend` before an install and `settle` after it, both
+//! inside the driver's gate; `remove` as soon as a removal was read, before its slot in the journal is
+//! cleared; `fail` before a page is poisoned. An intent that a dead process has left is installed
+//! again, and the kernel says whether it was there
+//! ([`Outcome::AlreadyThere`](crate::Outcome::AlreadyThere)).
 //!
 //! What another process wrote is never trusted with more than its meaning: the size is sealed, the
 //! layout is computed here and compared, and a byte that is no state is an error that names the
@@ -44,6 +31,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use surefault_core::residency::PageRecord;
 use thiserror::Error;
 
 use crate::Journal;
@@ -168,70 +156,62 @@ impl PageMap {
         RecordedState::decode(value).ok_or(MapError::Corrupt { page, value })
     }
 
-    /// Data is about to be installed in the `count` pages from `first` on. Absent ones are intended
-    /// from now on; a failed one stays failed until it is installed, because it may be poisoned.
+    /// Data is about to be installed in the `count` pages from `first` on
+    /// ([`PageRecord::intended`]).
     pub fn intend(&self, first: MapIndex, count: u64) {
-        self.change(first, count, |state| {
-            (state == RecordedState::Absent).then_some(RecordedState::Intent)
-        });
+        self.change(first, count, PageRecord::intended);
     }
 
-    /// What was intended, or had failed, is there, whoever put it there.
+    /// What was intended, or had failed, is there, whoever put it there ([`PageRecord::settled`]).
     pub fn settle(&self, first: MapIndex, count: u64) {
-        self.change(first, count, |state| match state {
-            RecordedState::Intent | RecordedState::Failed { .. } => Some(RecordedState::Present),
-            RecordedState::Absent | RecordedState::Present | RecordedState::Removed => None,
-        });
+        self.change(first, count, PageRecord::settled);
     }
 
-    /// What was intended did not come about.
+    /// What was intended did not come about ([`PageRecord::given_up`]).
     pub fn give_up(&self, first: MapIndex, count: u64) {
-        self.change(first, count, |state| {
-            (state == RecordedState::Intent).then_some(RecordedState::Absent)
-        });
+        self.change(first, count, PageRecord::given_up);
     }
 
-    /// The owner has given the `count` pages from `first` on up.
+    /// The owner has given the `count` pages from `first` on up ([`PageRecord::removed`]).
     pub fn remove(&self, first: MapIndex, count: u64) {
-        self.fill(first, count, RecordedState::Removed);
+        self.fill(first, count, PageRecord::removed);
     }
 
-    /// `page` is about to be made to fail; `note` (below 32) says why, in the caller's terms. Passes
-    /// a removed or present page over.
+    /// `page` is about to be made to fail ([`PageRecord::failed`]); `note` (below 32) says why, in the
+    /// caller's terms.
     pub fn fail(&self, page: MapIndex, note: u8) {
-        self.change(page, 1, |state| match state {
-            RecordedState::Absent | RecordedState::Intent | RecordedState::Failed { .. } => {
-                Some(RecordedState::Failed { note })
-            }
-            RecordedState::Present | RecordedState::Removed => None,
+        self.update(page, 1, |state| match state.record().failed() {
+            PageRecord::Failed => RecordedState::Failed { note },
+            _ => state,
         });
     }
 
     /// Nothing is known any more of the `count` pages from `first` on: the memory behind them was
-    /// replaced, or a failed page was made to fail no longer.
+    /// replaced, or a failed page was made to fail no longer ([`PageRecord::forgotten`]).
     pub fn forget(&self, first: MapIndex, count: u64) {
-        self.fill(first, count, RecordedState::Absent);
+        self.fill(first, count, PageRecord::forgotten);
     }
 
-    fn fill(&self, first: MapIndex, count: u64, state: RecordedState) {
-        let value = state.encode();
+    /// For a rule that leads to one state from any.
+    fn fill(&self, first: MapIndex, count: u64, rule: fn(PageRecord) -> PageRecord) {
+        let state = RecordedState::Absent;
+        let value = state.with(rule(state.record())).encode();
         for cell in self.cells(first, count) {
             cell.store(value, Ordering::Release);
         }
     }
 
-    fn change(
-        &self,
-        first: MapIndex,
-        count: u64,
-        next: impl Fn(RecordedState) -> Option<RecordedState>,
-    ) {
+    fn change(&self, first: MapIndex, count: u64, rule: fn(PageRecord) -> PageRecord) {
+        self.update(first, count, |state| state.with(rule(state.record())));
+    }
+
+    fn update(&self, first: MapIndex, count: u64, next: impl Fn(RecordedState) -> RecordedState) {
         for cell in self.cells(first, count) {
             // A byte that is no state stays: it was reported when the map was opened.
             let _ = cell.fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
-                RecordedState::decode(value)
-                    .and_then(&next)
-                    .map(RecordedState::encode)
+                let state = RecordedState::decode(value)?;
+                let next = next(state);
+                (next != state).then(|| next.encode())
             });
         }
     }

@@ -10,12 +10,15 @@ use super::settled::SettledState;
 use super::{ConfigError, Residency, ResidencyConfig};
 use crate::{Failure, PageCount};
 
+mod record;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod world;
 
-/// What a predecessor has recorded of a page.
+pub use record::PageRecord;
+
+/// What a machine goes on from, for a page: what a [`PageRecord`] comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RecordedPage {
     /// Nothing that lasts. Also for a page whose install was intended and may have been carried out:

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use surefault_core::residency::PageRecord;
+
 /// The number of a page among all pages of a memory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MapIndex(u64);
@@ -24,7 +26,7 @@ impl fmt::Display for MapIndex {
     }
 }
 
-/// What is recorded of a page.
+/// What is recorded of a page: a [`PageRecord`] with a note.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RecordedState {
     /// Nothing was ever installed.
@@ -47,6 +49,29 @@ const STATE_BITS: u32 = 3;
 const NOTES: u8 = 1 << (8 - STATE_BITS);
 
 impl RecordedState {
+    /// The same without its note.
+    pub const fn record(self) -> PageRecord {
+        match self {
+            RecordedState::Absent => PageRecord::Absent,
+            RecordedState::Intent => PageRecord::Intent,
+            RecordedState::Present => PageRecord::Present,
+            RecordedState::Removed => PageRecord::Removed,
+            RecordedState::Failed { note: _ } => PageRecord::Failed,
+        }
+    }
+
+    /// What `record` says, with the note of this one if it says the same.
+    pub(super) const fn with(self, record: PageRecord) -> RecordedState {
+        match (record, self) {
+            (PageRecord::Absent, _) => RecordedState::Absent,
+            (PageRecord::Intent, _) => RecordedState::Intent,
+            (PageRecord::Present, _) => RecordedState::Present,
+            (PageRecord::Removed, _) => RecordedState::Removed,
+            (PageRecord::Failed, RecordedState::Failed { note }) => RecordedState::Failed { note },
+            (PageRecord::Failed, _) => RecordedState::Failed { note: 0 },
+        }
+    }
+
     pub(super) const fn encode(self) -> u8 {
         match self {
             RecordedState::Absent => 0,

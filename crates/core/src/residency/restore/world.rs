@@ -13,7 +13,7 @@ use super::super::{
     Admission, Effect, Fault, Generation, InstallResult, Marked, PageOutcome, PageState, Residency,
     ResidencyConfig, Timer,
 };
-use super::RecordedPage;
+use super::{PageRecord, RecordedPage};
 use crate::{
     Cause, CauseId, CauseKind, Failure, PageCount, PageId, PageIndex, Persistence, RegionId,
 };
@@ -25,16 +25,6 @@ enum Held {
     Data,
     Zeros,
     Marker,
-}
-
-/// What is recorded of a page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Record {
-    Absent,
-    Intent,
-    Present,
-    Removed,
-    Failed,
 }
 
 /// How the source answers for a page.
@@ -157,7 +147,7 @@ pub(super) struct World {
     config: ResidencyConfig,
     mistake: Option<Mistake>,
     pages: Vec<Page>,
-    records: Vec<Record>,
+    records: Vec<PageRecord>,
     journal: Vec<(u32, u32)>,
     unread_removals: VecDeque<(u32, u32)>,
     zaps: Vec<(u32, u32)>,
@@ -217,7 +207,7 @@ impl World {
         World {
             config,
             mistake,
-            records: vec![Record::Absent; sources.len()],
+            records: vec![PageRecord::Absent; sources.len()],
             pages: sources.iter().map(page).collect(),
             journal: Vec::new(),
             unread_removals: VecDeque::new(),

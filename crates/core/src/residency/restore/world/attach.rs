@@ -23,24 +23,17 @@ impl World {
         let mut intents = BTreeSet::new();
         let recorded: Vec<_> = (0..)
             .zip(&self.records)
-            .map(|(n, record)| match record {
-                Record::Absent => RecordedPage::Absent,
-                Record::Intent if self.mistake == Some(Mistake::IntentTrusted) => {
-                    RecordedPage::Present
-                }
-                Record::Intent => {
+            .map(|(n, record)| {
+                let (cause, attempts) = (CAUSE, 0);
+                let recorded = record.recorded(Failure { cause, attempts });
+                if record.is_in_doubt() {
                     intents.insert(n);
-                    RecordedPage::Absent
                 }
-                Record::Present => RecordedPage::Present,
-                Record::Removed if self.mistake == Some(Mistake::RemovalForgotten) => {
-                    RecordedPage::Absent
+                match (self.mistake, record) {
+                    (Some(Mistake::IntentTrusted), PageRecord::Intent) => RecordedPage::Present,
+                    (Some(Mistake::RemovalForgotten), PageRecord::Removed) => RecordedPage::Absent,
+                    _ => recorded,
                 }
-                Record::Removed => RecordedPage::Removed,
-                Record::Failed => RecordedPage::Failed(Failure {
-                    cause: CAUSE,
-                    attempts: 0,
-                }),
             })
             .collect();
         let count = PageCount::new(self.pages.len() as u64);

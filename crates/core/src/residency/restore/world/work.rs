@@ -47,7 +47,7 @@ impl World {
     }
 
     pub(super) fn note_removal(&mut self, first: u32, end: u32) {
-        self.records[first as usize..end as usize].fill(Record::Removed);
+        self.change(first as usize..end as usize, PageRecord::removed);
     }
 
     pub(super) fn will_answer(&self, n: usize) -> bool {
@@ -100,14 +100,13 @@ impl World {
                 let wanted = from..from + allowed as usize;
                 match effect {
                     Effect::Install { .. } => {
-                        let record = match self.mistake {
-                            Some(Mistake::PresentTooSoon) => Record::Present,
-                            _ => Record::Intent,
-                        };
-                        self.change(wanted, record, |old| old != Record::Removed);
+                        self.change(wanted.clone(), PageRecord::intended);
+                        if self.mistake == Some(Mistake::PresentTooSoon) {
+                            self.change(wanted, PageRecord::settled);
+                        }
                     }
                     Effect::Mark { .. } => {
-                        self.change(wanted, Record::Failed, |old| old != Record::Removed);
+                        self.change(wanted, PageRecord::failed);
                     }
                     _ => {}
                 }
@@ -118,11 +117,9 @@ impl World {
                 if !self.unread_removals.is_empty() && allowed > done =>
             {
                 let rest = from + done as usize..from + allowed as usize;
-                self.change(rest, Record::Absent, |old| {
-                    matches!(old, Record::Intent | Record::Failed)
-                });
+                self.change(rest, PageRecord::given_up);
                 let done = from..from + done as usize;
-                self.change(done, Record::Present, |old| old == Record::Intent);
+                self.change(done, PageRecord::settled);
                 Stage::Decided
             }
             Stage::InGate { allowed, done } if done < allowed => {
@@ -159,23 +156,14 @@ impl World {
     }
 
     fn record_done(&mut self, effect: Effect, from: usize, count: u32) {
-        let pages = from..from + count as usize;
-        match effect {
-            Effect::Install { .. } => {
-                self.change(pages, Record::Present, |old| old == Record::Intent)
-            }
-            Effect::Unmark { .. } => {
-                self.change(pages, Record::Absent, |old| old == Record::Failed);
-            }
-            _ => {}
+        if let Effect::Install { .. } = effect {
+            self.change(from..from + count as usize, PageRecord::settled);
         }
     }
 
-    fn change(&mut self, pages: core::ops::Range<usize>, to: Record, may: impl Fn(Record) -> bool) {
+    fn change(&mut self, pages: core::ops::Range<usize>, to: fn(PageRecord) -> PageRecord) {
         for record in &mut self.records[pages] {
-            if may(*record) {
-                *record = to;
-            }
+            *record = to(*record);
         }
     }
 
