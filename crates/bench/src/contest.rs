@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::handler::UNSUPERVISED;
 use crate::{BenchError, Handler, HandlerKind, Order, Served, Source, Spread, Vmm};
 
 /// What is to be measured.
@@ -16,9 +17,13 @@ pub struct Contest {
     pub rounds: u32,
     /// The program and the arguments of Surefault's entry.
     pub surefault: HandlerKind,
+    /// Whether the same without a supervisor takes part, too.
+    pub unsupervised: bool,
     /// The command that plays a [`Vmm`] in a process of its own, and writes what was [`Served`] as
     /// JSON.
     pub player: fn(&Vmm) -> Command,
+    /// Whether it is to end before it is through; asked after each measurement.
+    pub interrupted: fn() -> bool,
 }
 
 /// Who takes part, and in what.
@@ -47,6 +52,9 @@ pub struct Row {
     pub to_floor: Spread,
     /// Its rate against the ceiling's in the same round; of none where the ceiling has no part.
     pub to_ceiling: Spread,
+    /// Its rate against that of the same without a supervisor in the same round; of none where that
+    /// has no part.
+    pub to_unsupervised: Spread,
 }
 
 /// One measurement of a round.
@@ -65,11 +73,17 @@ pub fn run(
     mut told: impl FnMut(u32, Entrant),
 ) -> Result<Vec<Row>, BenchError> {
     let source = Source::create(dir, contest.pages)?;
-    let kinds = [
+    let mut kinds = vec![
         HandlerKind::Floor,
         HandlerKind::Ceiling,
         contest.surefault.clone(),
     ];
+    kinds.extend(
+        contest
+            .surefault
+            .unsupervised()
+            .filter(|_| contest.unsupervised),
+    );
     let mut handlers = Vec::with_capacity(kinds.len());
     for kind in &kinds {
         handlers.push((kind, Handler::start(kind, &source)?));
@@ -98,6 +112,10 @@ pub fn run(
                         seed: round.into(),
                     };
                     let served = played(contest, &vmm);
+                    // A signal of the terminal goes to everybody who takes part.
+                    if (contest.interrupted)() {
+                        return Err(BenchError::Interrupted);
+                    }
                     handler.check()?;
                     let served = served.map_err(|said| BenchError::Vmm {
                         name: entrant.name,
@@ -109,6 +127,8 @@ pub fn run(
             }
         }
         rounds.push(points);
+        // Nobody has the same neighbour in all rounds.
+        handlers.reverse();
     }
     Ok(rows(&rounds))
 }
@@ -146,6 +166,7 @@ fn rows(rounds: &[Vec<Point>]) -> Vec<Row> {
                 p99_ns: Spread::of(mine().map(|served| served.p99_ns.into())),
                 to_floor: against(HandlerKind::Floor.name()),
                 to_ceiling: against(HandlerKind::Ceiling.name()),
+                to_unsupervised: against(UNSUPERVISED),
             }
         })
         .collect()

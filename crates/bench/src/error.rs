@@ -13,6 +13,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BenchError {
+    /// Somebody wanted it to end.
+    #[error("interrupted before everything was measured")]
+    Interrupted,
     /// There is no userfaultfd to be had.
     #[error("memory cannot be served on demand here")]
     Userfaultfd(#[from] CreateError),

@@ -28,8 +28,13 @@ pub enum HandlerKind {
         program: PathBuf,
         /// What it is told beside the socket and the file.
         arguments: Vec<String>,
+        /// Whether its worker has a supervisor.
+        supervised: bool,
     },
 }
+
+/// Surefault without a supervisor, in tables.
+pub(crate) const UNSUPERVISED: &str = "surefault --no-supervisor";
 
 impl HandlerKind {
     /// Its name in tables.
@@ -37,7 +42,26 @@ impl HandlerKind {
         match self {
             HandlerKind::Floor => "floor",
             HandlerKind::Ceiling => "ceiling",
-            HandlerKind::Surefault { .. } => "surefault",
+            HandlerKind::Surefault {
+                supervised: true, ..
+            } => "surefault",
+            HandlerKind::Surefault {
+                supervised: false, ..
+            } => UNSUPERVISED,
+        }
+    }
+
+    /// The same without a supervisor, if it can have one.
+    pub(crate) fn unsupervised(&self) -> Option<HandlerKind> {
+        match self {
+            HandlerKind::Floor | HandlerKind::Ceiling => None,
+            HandlerKind::Surefault {
+                program, arguments, ..
+            } => Some(HandlerKind::Surefault {
+                program: program.clone(),
+                arguments: arguments.clone(),
+                supervised: false,
+            }),
         }
     }
 
@@ -51,13 +75,20 @@ impl HandlerKind {
                 }
                 command
             }
-            HandlerKind::Surefault { program, arguments } => {
+            HandlerKind::Surefault {
+                program,
+                arguments,
+                supervised,
+            } => {
                 let mut listen = socket.as_os_str().to_owned();
                 listen.push("=");
                 listen.push(source.path());
                 let mut command = Command::new(program);
                 command.arg("serve").arg("--listen").arg(listen);
                 command.args(arguments);
+                if !supervised {
+                    command.arg("--no-supervisor");
+                }
                 command
             }
         })

@@ -41,6 +41,7 @@ fn a_program_that_ends_is_noticed() {
     let kind = HandlerKind::Surefault {
         program: "false".into(),
         arguments: Vec::new(),
+        supervised: true,
     };
     match Handler::start(&kind, &source) {
         Err(BenchError::Ended { status, said, .. }) => {

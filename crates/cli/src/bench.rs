@@ -14,7 +14,7 @@ use args::{BenchCommand, BenchServeArgs, BenchVmmArgs};
 
 use crate::args::Format;
 use crate::exit::{Exit, Failure};
-use crate::output;
+use crate::{output, signals};
 
 pub(crate) fn bench(args: &BenchArgs) -> Result<Exit, Failure> {
     match &args.command {
@@ -63,9 +63,13 @@ fn serve(args: &BenchServeArgs) -> Result<Exit, Failure> {
             program: std::env::current_exe()
                 .map_err(|error| Failure::new(Exit::Unexpected, error))?,
             arguments: args.handler_arguments(),
+            supervised: true,
         },
+        unsupervised: args.unsupervised,
         player,
+        interrupted: signals::is_stopped,
     };
+    signals::stop_on_signals()?;
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let before = table::load();
     let watched = std::io::stderr().is_terminal();
@@ -95,6 +99,8 @@ fn serve(args: &BenchServeArgs) -> Result<Exit, Failure> {
 
 fn failure(args: &BenchServeArgs, error: BenchError) -> Failure {
     match error {
+        // Its handlers hear of it, too, and end before anything else is seen.
+        _ if signals::is_stopped() => Failure::new(Exit::Incomplete, BenchError::Interrupted),
         BenchError::Source { .. } if args.dir.is_some() => Failure::option("--dir", error),
         BenchError::Compiler { .. } => Failure::new(Exit::Host, error)
             .with_remedy("install a C compiler, or name one in the variable CC"),

@@ -44,6 +44,7 @@ mod progress;
 mod replay;
 mod run;
 mod serve;
+mod signals;
 mod simulated;
 mod soak;
 mod store;

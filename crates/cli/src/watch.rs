@@ -2,7 +2,6 @@
 
 mod args;
 mod json;
-mod signals;
 
 use core::ops::ControlFlow;
 use core::time::Duration;
@@ -15,6 +14,7 @@ use crate::args::Format;
 use crate::exit::{Exit, Failure};
 use crate::metrics::MetricsServer;
 use crate::output::{print, print_json, print_on};
+use crate::signals;
 
 /// How long to go on after the first case with `--once`, so that those beside it are found too.
 const AFTER_FIRST: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const METRICS_EVERY: Duration = Duration::from_secs(1);
 const COMMANDS: Duration = Duration::from_secs(10);
 
 pub(crate) fn watch(args: &WatchArgs) -> Result<Exit, Failure> {
-    let stop = signals::stop_on_signals()?;
+    signals::stop_on_signals()?;
     let mut watcher = Watcher::open(args.options()).map_err(failure)?;
     for lack in watcher.lacks() {
         eprintln!("surefault: not watched: {lack}");
@@ -41,7 +41,7 @@ pub(crate) fn watch(args: &WatchArgs) -> Result<Exit, Failure> {
     let limit = args.limit.or(args.once.then(|| watcher.settles_after()));
     let mut end = limit.map(|limit| Instant::now() + limit);
     let mut metrics_due = Instant::now();
-    while !stop() && end.is_none_or(|end| Instant::now() < end) {
+    while !signals::is_stopped() && end.is_none_or(|end| Instant::now() < end) {
         let left = end.map_or(METRICS_EVERY, |end| end - Instant::now().min(end));
         let changes = watcher.step(left.min(METRICS_EVERY)).map_err(failure)?;
         let first = !watching.found;

@@ -19,7 +19,7 @@ pub(crate) enum BenchCommand {
     /// By `surefault serve`, by a floor (a C program with one thread: poll, one event, one copy of
     /// 4 KiB) and by a ceiling (the same program copying everything in pieces of 2 MiB), which take
     /// turns in each round. Needs a C compiler. Exit codes: 0 it was measured; 2 bad usage; 5 the
-    /// host lacks something; 1 anything unexpected.
+    /// host lacks something; 6 it was interrupted; 1 anything unexpected.
     Serve(BenchServeArgs),
 
     /// Play one VMM of the measurement, and write how it was served.
@@ -70,6 +70,10 @@ pub(crate) struct BenchServeArgs {
     /// What `surefault serve` prefetches: its --prefetch [default: its default].
     #[arg(long, value_name = "MODE")]
     pub(crate) prefetch: Option<String>,
+
+    /// Measure `surefault serve --no-supervisor`, too, and say what supervision costs.
+    #[arg(long)]
+    pub(crate) unsupervised: bool,
 
     /// The directory of the file that is served [default: that of temporary files].
     #[arg(long, value_name = "DIR")]

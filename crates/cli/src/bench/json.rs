@@ -28,6 +28,7 @@ struct JsonRow {
     p99_ns: Values,
     to_floor: Values,
     to_ceiling: Option<Values>,
+    to_unsupervised: Option<Values>,
 }
 
 #[derive(Serialize, Debug)]
@@ -47,13 +48,13 @@ impl Output {
             cores: cores(),
             load_before: load.0,
             load_after: load.1,
-            rows: rows.iter().map(JsonRow::of).collect(),
+            rows: rows.iter().map(|row| JsonRow::of(contest, row)).collect(),
         }
     }
 }
 
 impl JsonRow {
-    fn of(row: &Row) -> JsonRow {
+    fn of(contest: &Contest, row: &Row) -> JsonRow {
         JsonRow {
             handler: row.entrant.name,
             order: match row.entrant.order {
@@ -69,6 +70,9 @@ impl JsonRow {
                 Order::Random => None,
                 Order::Sequential => Some(Values::of(&row.to_ceiling)),
             },
+            to_unsupervised: contest
+                .unsupervised
+                .then(|| Values::of(&row.to_unsupervised)),
         }
     }
 }
@@ -103,13 +107,16 @@ mod tests {
             p99_ns: Spread::of([3e4]),
             to_floor: Spread::of([1.0]),
             to_ceiling: Spread::of([0.2]),
+            to_unsupervised: Spread::of([0.99]),
         };
         let contest = Contest {
             pages: 64,
             threads: vec![1],
             rounds: 1,
             surefault: HandlerKind::Floor,
+            unsupervised: true,
             player: |_| unreachable!("nothing is measured"),
+            interrupted: || false,
         };
         let written = Output::of(&contest, &[row], (Some(0.5), None));
         let value = serde_json::to_value(written).expect("JSON");

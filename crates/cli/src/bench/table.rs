@@ -19,6 +19,8 @@ const HEAD: [&str; 2] = [
     "| accesses | handler | pages/s (min–max) | p50 | p99 | × floor (min–max) | × ceiling |",
     "|---|---|---|---|---|---|---|",
 ];
+/// Beside it, where the unsupervised daemon takes part.
+const HEAD_UNSUPERVISED: [&str; 2] = [" × unsupervised (min–max) |", "---|"];
 
 /// As it stands in docs/performance.md.
 pub(super) fn text(contest: &Contest, rows: &[Row], load: (Option<f64>, Option<f64>)) -> String {
@@ -33,11 +35,17 @@ pub(super) fn text(contest: &Contest, rows: &[Row], load: (Option<f64>, Option<f
         average(load.0),
         average(load.1)
     );
-    for line in HEAD {
-        let _ = writeln!(text, "{line}");
+    for (line, more) in HEAD.into_iter().zip(HEAD_UNSUPERVISED) {
+        let more = if contest.unsupervised { more } else { "" };
+        let _ = writeln!(text, "{line}{more}");
     }
     for row in rows {
-        let _ = writeln!(text, "{}", line(row));
+        let more = match row.entrant.name == contest.surefault.name() {
+            _ if !contest.unsupervised => String::new(),
+            true => format!(" {} |", ratio(&row.to_unsupervised, true)),
+            false => " – |".to_owned(),
+        };
+        let _ = writeln!(text, "{}{more}", line(row));
     }
     text
 }

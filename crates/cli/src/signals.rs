@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM end the watch in good order: the trace is removed.
+//! SIGINT and SIGTERM end a command in good order: nothing of it is left behind.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,13 +12,18 @@ extern "C" fn stop(_signal: libc::c_int, _info: *mut libc::siginfo_t, _context: 
     STOP.store(true, Ordering::Relaxed);
 }
 
-/// From now on those signals do not end the process; the answer says whether one has come.
-pub(super) fn stop_on_signals() -> Result<impl Fn() -> bool, Failure> {
+/// From now on those signals do not end the process; [`is_stopped`] says whether one has come.
+pub(crate) fn stop_on_signals() -> Result<(), Failure> {
     for signal in [libc::SIGINT, libc::SIGTERM] {
         register_signal_handler(signal, stop).map_err(|error| {
             let error = anyhow::anyhow!("handle signal {signal}: {error}");
             Failure::new(Exit::Unexpected, error)
         })?;
     }
-    Ok(|| STOP.load(Ordering::Relaxed))
+    Ok(())
+}
+
+/// Whether one of them has come.
+pub(crate) fn is_stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
 }
