@@ -16,9 +16,11 @@ mod probe;
 mod reports;
 mod rig;
 mod ring0;
+mod stage;
 mod user_apf;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use surefault_core::run::Irqchip;
@@ -56,7 +58,27 @@ fn main() -> ExitCode {
             lacking.as_ref().or(unkickable.as_ref()),
         ))
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    match left_behind() {
+        0 => conclusion.exit_code(),
+        threads => {
+            eprintln!("{threads} threads are left behind by the tests");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Threads that are still there beside this one, after a time in which they could have ended.
+fn left_behind() -> usize {
+    let begun = Instant::now();
+    loop {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let left = tasks.count() - 1;
+        if left == 0 || begun.elapsed() > Duration::from_secs(10) {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The cases, or why they cannot run.

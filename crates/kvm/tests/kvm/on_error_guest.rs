@@ -1,27 +1,20 @@
 //! `--on-error guest`: the error goes to the task that made the access, and to nobody else; where the
 //! guest cannot be told, the run ends with the report.
 
-use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use surefault_core::plan::{FaultPlan, Latency};
 use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, RunResult, RunSpec};
 use surefault_core::workload::{FirstTouch, Touch, Workload};
-use surefault_core::{PageCount, PageIndex, PageSize};
-use surefault_kvm::machine::{Machine, MachineSpec};
+use surefault_core::{PageCount, PageIndex};
 use surefault_kvm::mce::Vendor;
-use surefault_kvm::memory::Mapping;
-use surefault_kvm::pages::{PageSource, Paged};
-use surefault_kvm::runner::{Limits, drive, run_workload};
+use surefault_kvm::runner::run_workload;
 use surefault_kvm::signals;
 use surefault_kvm::vcpu::Vcpu;
-use surefault_kvm::vm::Faults;
-use surefault_pager::PagerConfig;
-use surefault_store::PlannedStore;
 
 use crate::Case;
-use crate::rig::{PAGE, assert_sums, failing, pattern, spec};
+use crate::rig::{assert_sums, failing, modes, pattern, spec};
+use crate::stage::{Choices, Stage};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -111,7 +104,7 @@ fn killed() {
 /// All tasks run the same code: they fail on one page, at one instruction, one after the other.
 fn shared() {
     let signals = signals::install().unwrap();
-    for apf in [ApfMode::Off, ApfMode::Kernel, ApfMode::User] {
+    for apf in modes() {
         let list = |task: u32| {
             let touch = |page| Touch {
                 page: PageIndex::new(page),
@@ -131,65 +124,47 @@ fn shared() {
     }
 }
 
-/// Runs [`mixed`] without asynchronous faults, on a machine that `change` may change before it runs.
-fn changed(vcpus: u16, vendor: Option<Vendor>, change: impl Fn(&Vcpu)) -> RunResult {
+/// Runs [`mixed`] on a machine that `change` may change before it runs.
+fn changed(apf: ApfMode, vcpus: u16, vendor: Option<Vendor>, change: impl Fn(&Vcpu)) -> RunResult {
     let (spec, workload) = mixed(1);
-    let source = pattern(&spec);
-    let data = Arc::new(Mapping::on_demand((spec.pages.get() * PAGE) as usize).unwrap());
-    let store = PlannedStore::new(source.clone(), spec.plan.clone(), PageSize::KIB_4);
-    let config = PagerConfig::default();
-    let paged = Paged::start(
-        data.clone(),
-        PageSize::KIB_4,
-        Arc::new(store),
-        &config,
-        None,
-    );
-    let pages: Arc<dyn PageSource> = Arc::new(paged.unwrap());
-    let machine_spec = MachineSpec {
-        vcpus,
-        workload: Arc::new(workload),
-        page_size: PageSize::KIB_4,
-        yield_every: NonZeroU32::MIN,
-        faults: Faults::Synchronous,
-        irqchip: Irqchip::Kernel,
-        apf: None,
-        on_error: OnError::Guest,
+    let spec = RunSpec { apf, vcpus, ..spec };
+    let choices = Choices {
         vendor,
+        ..Choices::default()
     };
-    let signals = signals::install().unwrap();
-    let (machine, vcpus) = Machine::new(&machine_spec, data, &pages, signals).unwrap();
+    let (stage, vcpus) = Stage::new(&spec, workload, choices);
     vcpus.iter().for_each(change);
-    let limits = Limits {
-        timeout: spec.timeout,
-        patience: Duration::from_secs(60),
-    };
-    let heal = |_| Ok(());
-    drive(&machine, vcpus, &*pages, &*source, &heal, limits, &mut ()).unwrap()
+    stage.run(vcpus, &mut ())
 }
 
 fn intel() {
-    let result = changed(1, Some(Vendor::Intel), |_| ());
-    assert_killed(&result, KILLED, "one vCPU");
+    for apf in modes() {
+        let result = changed(apf, 1, Some(Vendor::Intel), |_| ());
+        assert_killed(&result, KILLED, &format!("one vCPU, {apf:?}"));
+    }
 }
 
-fn assert_reported(result: &RunResult) {
-    assert_eq!(result.outcome, Outcome::Reported, "{result:?}");
-    let reported = result.report.as_ref().unwrap();
-    let task = u32::from(reported.task.unwrap().get());
-    assert_eq!(reported.page.get() / TOUCHES, task, "{reported:?}");
-    assert!(task < KILLED);
-    assert_eq!(result.stats.tasks_killed, 0);
-    assert_sums(result);
+/// A guest like that is told nothing, whoever takes its faults.
+fn assert_reported(vcpus: u16, vendor: Option<Vendor>, change: impl Fn(&Vcpu)) {
+    for apf in modes() {
+        let result = changed(apf, vcpus, vendor, &change);
+        assert_eq!(result.outcome, Outcome::Reported, "{apf:?}: {result:?}");
+        let reported = result.report.as_ref().unwrap();
+        let task = u32::from(reported.task.unwrap().get());
+        assert_eq!(reported.page.get() / TOUCHES, task, "{apf:?}: {reported:?}");
+        assert!(task < KILLED);
+        assert_eq!(result.stats.tasks_killed, 0);
+        assert_sums(&result);
+    }
 }
 
 fn off() {
     const CR4_MCE: u64 = 1 << 6;
-    assert_reported(&changed(1, None, |vcpu| {
+    assert_reported(1, None, |vcpu| {
         let mut sregs = vcpu.fd().get_sregs().unwrap();
         sregs.cr4 &= !CR4_MCE;
         vcpu.fd().set_sregs(&sregs).unwrap();
-    }));
+    });
 }
 
 fn set_msr(vcpu: &Vcpu, index: u32, data: u64) {
@@ -204,13 +179,13 @@ fn set_msr(vcpu: &Vcpu, index: u32, data: u64) {
 
 fn in_progress() {
     const MCIP: u64 = 1 << 2;
-    assert_reported(&changed(1, None, |vcpu| set_msr(vcpu, 0x17a, MCIP)));
+    assert_reported(1, None, |vcpu| set_msr(vcpu, 0x17a, MCIP));
 }
 
 fn silent() {
-    assert_reported(&changed(1, None, |vcpu| set_msr(vcpu, 0x400, 0)));
+    assert_reported(1, None, |vcpu| set_msr(vcpu, 0x400, 0));
 }
 
 fn no_lmce() {
-    assert_reported(&changed(2, Some(Vendor::Intel), |_| ()));
+    assert_reported(2, Some(Vendor::Intel), |_| ());
 }

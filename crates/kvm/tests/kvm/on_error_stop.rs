@@ -2,33 +2,26 @@
 //! happened once the page can be had.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use surefault_core::run::{Irqchip, OnError, Outcome, Reported, RunResult};
+use surefault_core::PageIndex;
+use surefault_core::run::{ApfMode, OnError, Outcome, Reported, RunResult, RunSpec};
 use surefault_core::workload::Workload;
-use surefault_core::{PageId, PageIndex, PageSize};
-use surefault_kvm::machine::{Machine, MachineSpec};
-use surefault_kvm::memory::Mapping;
-use surefault_kvm::pages::{PageSource, Paged};
-use surefault_kvm::runner::{AfterReport, Limits, Observer, WhilePaused, drive};
-use surefault_kvm::signals;
-use surefault_kvm::vm::Faults;
-use surefault_pager::{FailedPage, PagerConfig};
-use surefault_store::{PlannedStore, Store};
+use surefault_kvm::machine::Machine;
+use surefault_kvm::runner::{AfterReport, Observer, WhilePaused};
+use surefault_pager::FailedPage;
 
 use crate::Case;
-use crate::rig::{PAGE, assert_finished, assert_sums, failing, go, pattern, spec};
+use crate::rig::{assert_finished, assert_sums, failing, go, modes, spec};
+use crate::stage::{Choices, Planned, Stage};
 
 pub(crate) const CASES: &[Case] = &[
     ("a_source_that_heals_lets_a_paused_guest_go_on", heals),
     ("a_paused_guest_goes_on_when_told_to", told),
     ("a_paused_guest_does_not_run", paused),
 ];
-
-type Planned = Arc<PlannedStore<Arc<dyn Store>>>;
 
 /// What is done in a pause: given the report, and how long it has lasted.
 type InPause<'a> = dyn FnMut(&Machine, &Reported, Duration) -> WhilePaused + 'a;
@@ -52,81 +45,48 @@ impl Observer for Pausing<'_, '_> {
     }
 }
 
-/// Runs `tasks` tasks on `vcpus` vCPUs over 64 pages that fail as `fail` says.
+/// Runs four tasks on `vcpus` vCPUs over 64 pages that fail as `fail` says.
 fn run(
     fail: &str,
-    faults: Faults,
+    apf: ApfMode,
     vcpus: u16,
     failed_page: FailedPage,
-    at_report: &mut dyn FnMut(&Planned),
+    at_report: &mut dyn FnMut(&Arc<Planned>),
     in_pause: &mut InPause<'_>,
 ) -> (RunResult, Vec<Reported>) {
-    let spec = failing(spec(64, 4, vcpus), fail);
-    let source = pattern(&spec);
-    let data = Arc::new(Mapping::on_demand((spec.pages.get() * PAGE) as usize).unwrap());
-    let store = PlannedStore::new(source.clone(), spec.plan.clone(), PageSize::KIB_4);
-    let store = Arc::new(store);
-    let config = PagerConfig {
-        failed_page,
-        ..PagerConfig::default()
-    };
-    let paged = Paged::start(data.clone(), PageSize::KIB_4, store.clone(), &config, None);
-    let paged = Arc::new(paged.unwrap());
-    let pages: Arc<dyn PageSource> = paged.clone();
-    let machine_spec = MachineSpec {
-        vcpus,
-        workload: Arc::new(Workload::partition(spec.pages, spec.tasks, spec.seed)),
-        page_size: PageSize::KIB_4,
-        yield_every: NonZeroU32::MIN,
-        faults,
-        irqchip: Irqchip::Kernel,
-        apf: None,
+    let spec = RunSpec {
+        apf,
         on_error: OnError::Stop,
-        vendor: None,
+        ..failing(spec(64, 4, vcpus), fail)
     };
-    let signals = signals::install().unwrap();
-    let (machine, vcpus) = Machine::new(&machine_spec, data, &pages, signals).unwrap();
-    let heal = |page: PageId| {
-        store.repair(page.index()..=page.index());
-        paged.pager().heal(page, 1);
-        Ok(())
+    let workload = Workload::partition(spec.pages, spec.tasks, spec.seed);
+    let choices = Choices {
+        failed_page,
+        ..Choices::default()
     };
-    let limits = Limits {
-        timeout: spec.timeout,
-        patience: Duration::from_secs(60),
-    };
+    let (stage, vcpus) = Stage::new(&spec, workload, choices);
     let reports = Mutex::new(Vec::new());
     let mut observer = Pausing {
-        machine: &machine,
+        machine: &stage.machine,
         reports: &reports,
-        at_report: &mut || at_report(&store),
+        at_report: &mut || at_report(&stage.store),
         in_pause,
     };
-    let result = drive(
-        &machine,
-        vcpus,
-        &*pages,
-        &*source,
-        &heal,
-        limits,
-        &mut observer,
-    );
-    (result.unwrap(), reports.into_inner().unwrap())
+    let result = stage.run(vcpus, &mut observer);
+    (result, reports.into_inner().unwrap())
 }
-
-const MODES: [Faults; 2] = [Faults::Synchronous, Faults::Asynchronous];
 
 /// Whatever is wrong with it is put right half a second after the first report.
 fn heals() {
     const REPAIRED_AFTER: Duration = Duration::from_millis(500);
-    for faults in MODES {
+    for apf in modes() {
         for (fail, vcpus, failed_page) in [
             ("9", 1, FailedPage::Auto),
             ("3,9-12,40:truncate", 2, FailedPage::Auto),
             ("9,20", 1, FailedPage::Protect),
         ] {
             let mut repairing = None;
-            let mut at_report = |store: &Planned| {
+            let mut at_report = |store: &Arc<Planned>| {
                 repairing.get_or_insert_with(|| {
                     let store = Arc::clone(store);
                     thread::spawn(move || {
@@ -136,7 +96,7 @@ fn heals() {
                 });
             };
             let mut wait = |_: &Machine, _: &Reported, _| WhilePaused::Wait;
-            let ended = run(fail, faults, vcpus, failed_page, &mut at_report, &mut wait);
+            let ended = run(fail, apf, vcpus, failed_page, &mut at_report, &mut wait);
             let (result, reports) = ended;
             repairing.unwrap().join().unwrap();
             assert_finished(&result, &spec(64, 4, vcpus));
@@ -150,7 +110,7 @@ fn heals() {
 }
 
 fn told() {
-    for faults in MODES {
+    for apf in modes() {
         // Let go without a repair it fails again; then it is repaired.
         let mut asked = 0;
         let mut by_hand = |_: &Machine, reported: &Reported, _| {
@@ -162,7 +122,7 @@ fn told() {
                 _ => WhilePaused::Heal,
             }
         };
-        let ended = run("9", faults, 1, FailedPage::Auto, &mut |_| (), &mut by_hand);
+        let ended = run("9", apf, 1, FailedPage::Auto, &mut |_| (), &mut by_hand);
         let (result, reports) = ended;
         assert_finished(&result, &spec(64, 4, 1));
         assert_eq!(reports.len(), 3);
@@ -174,7 +134,7 @@ fn told() {
         );
 
         let mut end = |_: &Machine, _: &Reported, _| WhilePaused::End;
-        let (result, reports) = run("9", faults, 2, FailedPage::Auto, &mut |_| (), &mut end);
+        let (result, reports) = run("9", apf, 2, FailedPage::Auto, &mut |_| (), &mut end);
         assert_eq!(result.outcome, Outcome::Reported);
         assert_eq!(result.report.as_ref(), reports.last());
         assert_sums(&result);
@@ -187,7 +147,7 @@ fn told() {
 
 /// Neither the vCPU that failed nor any other, whose counting task would show it.
 fn paused() {
-    for faults in MODES {
+    for apf in modes() {
         let mut counted = None;
         let mut looks = 0;
         let mut look = |machine: &Machine, _: &Reported, _| {
@@ -199,7 +159,7 @@ fn paused() {
                 _ => WhilePaused::Wait,
             }
         };
-        let (result, _) = run("9", faults, 2, FailedPage::Auto, &mut |_| (), &mut look);
+        let (result, _) = run("9", apf, 2, FailedPage::Auto, &mut |_| (), &mut look);
         assert_finished(&result, &spec(64, 4, 2));
     }
 }

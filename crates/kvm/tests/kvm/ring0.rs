@@ -9,7 +9,7 @@ use std::time::Duration;
 use surefault_core::faults::LinuxApf;
 use surefault_core::plan::{FaultPlan, Latency};
 use surefault_core::policy::PolicyKind;
-use surefault_core::run::Irqchip;
+use surefault_core::run::{Irqchip, OnError};
 use surefault_core::workload::Workload;
 use surefault_core::{Access, Gpa, Gva, PageCount, PageId, PageIndex, PageSize, RegionId, VcpuId};
 use surefault_guest::abi::{DATA_BASE, PORT_DONE};
@@ -28,17 +28,24 @@ use crate::Case;
 use crate::rig::PAGE;
 
 pub(crate) const CASES: &[Case] = &[
-    ("ring_0_reads_a_failing_page", || read(None)),
+    ("ring_0_reads_a_failing_page", || read(None, OnError::Exit)),
     ("ring_0_writes_a_failing_page", || write(None)),
+    ("ring_0_is_not_told_of_a_failing_page", || {
+        read(None, OnError::Guest)
+    }),
 ];
 
 pub(crate) const FROM_USER_SPACE: &[Case] = &[
     ("ring_0_reads_a_failing_page_from_user_space", || {
-        read(Some(user_apf()))
+        read(Some(user_apf(OnError::Exit)), OnError::Exit)
     }),
     ("ring_0_writes_a_failing_page_from_user_space", || {
-        write(Some(user_apf()))
+        write(Some(user_apf(OnError::Exit)))
     }),
+    (
+        "ring_0_is_not_told_of_a_failing_page_from_user_space",
+        || read(Some(user_apf(OnError::Guest)), OnError::Guest),
+    ),
     ("ring_0_waits_for_a_slow_page_and_nobody_spins", slow),
 ];
 
@@ -54,9 +61,10 @@ struct Rig {
     store: Arc<PlannedStore<PatternStore>>,
 }
 
-/// Whether the guest's asynchronous faults come from user space.
-fn user_apf() -> Arc<Apf> {
+/// Asynchronous faults from user space.
+fn user_apf(on_error: OnError) -> Arc<Apf> {
     let spec = ApfSpec {
+        errors_to_guest: on_error == OnError::Guest,
         patience: Patience::NONE,
         ..ApfSpec::new(1, PolicyKind::Exact)
     };
@@ -65,13 +73,13 @@ fn user_apf() -> Arc<Apf> {
 
 impl Rig {
     /// Both pages fail.
-    fn new(code: &[u8], apf: Option<Arc<Apf>>) -> Rig {
+    fn new(code: &[u8], apf: Option<Arc<Apf>>, on_error: OnError) -> Rig {
         let mut plan = FaultPlan::new(SEED, Latency::default());
         plan.push("0-1".parse().unwrap());
-        Rig::with_plan(code, plan, apf)
+        Rig::with_plan(code, plan, apf, on_error)
     }
 
-    fn with_plan(code: &[u8], plan: FaultPlan, apf: Option<Arc<Apf>>) -> Rig {
+    fn with_plan(code: &[u8], plan: FaultPlan, apf: Option<Arc<Apf>>, on_error: OnError) -> Rig {
         let pages = PageCount::new(2);
         let workload = Workload::new(pages, Vec::new()).unwrap();
         let (layout, contents) = Layout::new(&GuestSpec {
@@ -111,7 +119,11 @@ impl Rig {
         vm.add_slot(Gpa::new(0), system).unwrap();
         vm.add_slot(Gpa::new(DATA_BASE), data).unwrap();
         let id = VcpuId::new(0);
-        let watch = Arc::new(Watch::new(1, LinuxApf::Off).unwrap());
+        let watch = match on_error {
+            OnError::Exit | OnError::Stop => Watch::new(1, LinuxApf::Off),
+            OnError::Guest => Watch::telling(1, LinuxApf::Off),
+        };
+        let watch = Arc::new(watch.unwrap());
         let signals = signals::install().unwrap();
         let mut vcpu = Vcpu::new(&vm, id, paged.clone(), watch, signals).unwrap();
         if let Some(apf) = apf {
@@ -182,8 +194,9 @@ fn reading() -> Vec<u8> {
     ])
 }
 
-fn read(apf: Option<Arc<Apf>>) {
-    let mut rig = Rig::new(&reading(), apf);
+/// There is no task to blame, so the kernel is told of nothing even where tasks are.
+fn read(apf: Option<Arc<Apf>>, on_error: OnError) {
+    let mut rig = Rig::new(&reading(), apf, on_error);
     let rip = CODE + 10;
     rig.assert_failed(0, rip, Access::Read);
     // Unhealed, it is the same again.
@@ -200,7 +213,7 @@ fn write(apf: Option<Arc<Apf>>) {
         &[0xc7, 0x47, 0x08, 0x78, 0x56, 0x34, 0x12],
         &SAY_DONE,
     ]);
-    let mut rig = Rig::new(&code, apf);
+    let mut rig = Rig::new(&code, apf, OnError::Exit);
     rig.assert_failed(1, CODE + 10, Access::Write);
     rig.heal(1);
     assert_eq!(rig.vcpu.run().unwrap(), Exit::Out(PORT_DONE));
@@ -212,9 +225,9 @@ fn write(apf: Option<Arc<Apf>>) {
 /// KVM's emulator cannot be interrupted where it reads the page: a signal would make it fault on and
 /// on. Where ring 0 runs natively it is interrupted once, and waits.
 fn slow() {
-    let apf = user_apf();
+    let apf = user_apf(OnError::Exit);
     let plan = FaultPlan::new(SEED, Latency::fixed(Duration::from_millis(100)));
-    let mut rig = Rig::with_plan(&reading(), plan, Some(Arc::clone(&apf)));
+    let mut rig = Rig::with_plan(&reading(), plan, Some(Arc::clone(&apf)), OnError::Exit);
     assert_eq!(rig.vcpu.run().unwrap(), Exit::Out(PORT_DONE));
     assert_eq!(rig.word(0x20), PatternStore::word(SEED, 0x10));
     let counted = apf.counters();
