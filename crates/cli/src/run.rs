@@ -22,12 +22,9 @@ use crate::{kvm, simulated, store, text};
 
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
     if let Some(length) = args.soak {
-        return match (args.machine, args.format) {
-            (MachineChoice::Sim, _) => {
-                Err(Failure::usage("--soak is for KVM: not with --machine sim"))
-            }
-            (_, Format::Json) => Err(Failure::usage("--soak has no --format json")),
-            (_, Format::Text) => soak(args, length),
+        return match args.machine {
+            MachineChoice::Sim => Err(Failure::usage("--soak is for KVM: not with --machine sim")),
+            MachineChoice::Auto | MachineChoice::Kvm => soak(args, length),
         };
     }
     let machine = Machine::for_run(args);

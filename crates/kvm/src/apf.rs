@@ -44,6 +44,7 @@ use kvm_bindings::kvm_vcpu_events;
 use kvm_ioctls::VmFd;
 use surefault_core::faults::{
     ConfigError, DoubleFault, Fault, Faults, FaultsConfig, Listening, Moment, Root, VcpuState,
+    Violation,
 };
 use surefault_core::policy::PolicyKind;
 use surefault_core::residency::{PageOutcome, PageState};
@@ -348,6 +349,14 @@ impl Apf {
     /// The most often that a page was asked for again after it had been said ready, in vain.
     pub fn most_asked_again(&self) -> u64 {
         self.state().most_asked_again()
+    }
+
+    /// Holds the machine against its invariants.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn check_invariants(&self) -> Result<(), Violation> {
+        self.state().machine.check_invariants()
     }
 
     /// What was counted so far, by name.

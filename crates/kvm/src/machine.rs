@@ -4,7 +4,7 @@ use core::num::NonZeroU32;
 use std::io;
 use std::sync::Arc;
 
-use surefault_core::faults::{ConfigError, LinuxApf};
+use surefault_core::faults::{ConfigError, LinuxApf, Violation};
 use surefault_core::run::{Counters, Irqchip, OnError, TaskId};
 use surefault_core::workload::Workload;
 use surefault_core::{Gpa, PageId, PageSize, VcpuId};
@@ -190,6 +190,17 @@ impl Machine {
     /// Its asynchronous faults, where they come from user space.
     pub fn apf(&self) -> Option<&Apf> {
         self.apf.as_deref()
+    }
+
+    /// Holds the machines of faults against their invariants.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn check_invariants(&self) -> Result<(), Violation> {
+        self.watch.check_invariants()?;
+        self.apf
+            .as_ref()
+            .map_or(Ok(()), |apf| apf.check_invariants())
     }
 
     /// `page` is not failed any more.

@@ -130,6 +130,7 @@ pub fn run_with_apf(
     };
     let mut result = drive(&machine, vcpus, &*pages, &*source, &heal, limits, observer);
     if let Ok(result) = &mut result {
+        provider.check_invariants()?;
         result.stats.pager = provider.counters();
     }
     // In this order (`kvm_clear_async_pf_completion_queue`): the end of a pager leaves nobody
@@ -195,6 +196,7 @@ pub fn drive(
         };
         if told.elapsed() >= TICK {
             told = Instant::now();
+            machine.check_invariants()?;
             loops.look(machine)?;
             if observer.progress(&progress(machine, elapsed)?).is_break() {
                 break (Outcome::Cancelled, None);
@@ -251,6 +253,7 @@ pub fn drive(
     };
     let elapsed = started.elapsed() - stopped;
     crew.stop(limits.patience)?;
+    machine.check_invariants()?;
     let checked = check(machine, source, pages.page_size())?;
     Ok(RunResult {
         outcome,

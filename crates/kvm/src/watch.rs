@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
 use surefault_core::faults::{
-    ConfigError, Effect, Fault, Faults, FaultsConfig, LinuxApf, Listening, Seen,
+    ConfigError, Effect, Fault, Faults, FaultsConfig, LinuxApf, Listening, Seen, Violation,
 };
 use surefault_core::policy::Retry;
 use surefault_core::residency::PageState;
@@ -127,6 +127,14 @@ impl Watch {
         let mut machine = self.machine();
         machine.handle_healed(page);
         drain(&mut machine);
+    }
+
+    /// Holds the machine against its invariants.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn check_invariants(&self) -> Result<(), Violation> {
+        self.machine().check_invariants()
     }
 
     /// Times that `KVM_RUN` came back for another reason than a kick, on any vCPU.

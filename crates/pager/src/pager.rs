@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use surefault_core::residency::{PageState, Residency};
+use surefault_core::residency::{PageState, Residency, Violation};
 use surefault_core::{Cause, Failure, Hva, PageCount, PageId};
 use surefault_store::Store;
 use surefault_uffd::{Features, Ioctls, Options, PageRange, RegisterMode, Userfaultfd};
@@ -280,6 +280,14 @@ impl Pager {
             machine.residency.present(),
             PageCount::new(machine.residency.pending() as u64),
         )
+    }
+
+    /// Holds what is known of the pages against its invariants. Looks at every page.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn check_invariants(&self) -> Result<(), Violation> {
+        self.shared.machine().residency.check_invariants()
     }
 
     /// How long faults took that ended with their page: from the event to the wake-up.

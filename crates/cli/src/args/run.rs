@@ -99,9 +99,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
 
-    /// Instead: random runs on KVM for this long, of all modes and policies, with everything checked
-    /// that must hold; --seed is the first one's seed, and the other flags mean nothing. Stops at a
-    /// run that does not hold (exit code 3), and prints the command that repeats it.
+    /// Instead: random runs on KVM for this long, of all modes, policies and error actions, with
+    /// everything checked that must hold; --seed is the first one's seed, and of the other flags only
+    /// --format means anything. Stops at a run that does not hold (exit code 3), and prints the
+    /// command that repeats it.
     #[arg(long, value_name = "TIME", value_parser = positive)]
     pub(crate) soak: Option<Duration>,
 

@@ -31,6 +31,7 @@ crate::cases![
     a_limit_that_is_reached(Guest),
     no_progress_line_without_a_terminal(Guest),
     a_reader_that_is_gone(Guest),
+    a_soak_says_what_it_ran(Guest),
 ];
 
 /// A file with `pages` pages of some pattern.
@@ -508,4 +509,17 @@ fn a_reader_that_is_gone() {
         (output.status.code(), output.stderr.as_slice()),
         (Some(0), &b""[..])
     );
+}
+
+fn a_soak_says_what_it_ran() {
+    let ran = json(&["--soak", "1ms", "--seed", "5"]).ended(0).json();
+    assert_eq!(ran["outcome"], "held");
+    assert_eq!(ran["first_seed"], 5);
+    let runs = ran["runs"].as_u64().expect("a number");
+    let outcomes = ran["outcomes"].as_object().expect("an object").values();
+    let ended: u64 = outcomes.filter_map(serde_json::Value::as_u64).sum();
+    assert_eq!(ran["skipped"].as_u64(), Some(runs - ended));
+    let ran = run(&["--soak", "1ms", "--seed", "6"]).ended(0);
+    assert!(ran.stdout.contains("everything held"), "{}", ran.stdout);
+    run(&["--soak", "1ms", "--machine", "sim"]).refused(2, &["--soak", "--machine sim"]);
 }

@@ -70,6 +70,12 @@ pub enum RunError {
         /// The page.
         gpa: Gpa,
     },
+    /// A bug in Surefault.
+    #[error("the machine of faults broke")]
+    Broken(#[from] surefault_core::faults::Violation),
+    /// A bug in Surefault.
+    #[error("the machine of residency broke")]
+    Pages(#[from] surefault_core::residency::Violation),
     /// A vCPU did not stop.
     #[error(transparent)]
     Stuck(#[from] StuckVcpu),

@@ -14,6 +14,9 @@ use crate::linux_alone::LinuxAlone;
 use crate::memory::Mapping;
 use crate::pages::{PageSource, Paged};
 
+/// Bytes of memory whose pages are all looked at in the end.
+const CHECKED: usize = 256 << 20;
+
 /// The demand-paged memory, and who provides its pages.
 pub(super) enum Provider {
     /// A pager, from a source that fails as planned.
@@ -80,6 +83,16 @@ impl Provider {
             Provider::Linux(alone) => alone.heal(page.index())?,
         }
         Ok(())
+    }
+
+    /// Holds a pager of not too many pages against its invariants.
+    pub(super) fn check_invariants(&self) -> Result<(), RunError> {
+        match self {
+            Provider::Surefault { paged, .. } if paged.mapping().len() <= CHECKED => {
+                Ok(paged.pager().check_invariants()?)
+            }
+            Provider::Surefault { .. } | Provider::Linux(_) => Ok(()),
+        }
     }
 
     /// What was counted by whoever it is, and the pages that are present and pending now.
