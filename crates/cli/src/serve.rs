@@ -24,8 +24,8 @@ pub(crate) fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     }
     check(&settings)?;
     raise_descriptor_limit();
-    if !args.supervised && !settings.no_supervisor {
-        return supervise::supervise(&settings);
+    if args.stand_by || (!args.supervised && !settings.no_supervisor) {
+        return supervise::supervise(&settings, args.stand_by);
     }
     let supervised = if args.supervised {
         let supervised = Supervised::begin().map_err(|error| {

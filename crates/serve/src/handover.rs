@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::fcntl_dupfd_cloexec;
 
+use crate::accept::thread;
 use crate::daemon::{Shared, lock};
 use crate::event::Event;
 use crate::supervisor::{Channel, Entry, Record, ToSupervisor, ToWorker};
@@ -38,16 +39,17 @@ impl Supervised {
     pub fn begin() -> io::Result<Supervised> {
         let socket = fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)?;
         let channel = Channel::new(socket)?;
-        let hello = ToSupervisor::Hello {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        channel.send(&hello, &[])?;
+        channel.send(&ToSupervisor::hello(), &[])?;
         let mut entries = Vec::new();
         loop {
             match channel.receive()? {
                 Some((ToWorker::Restore { key, record }, fds)) => {
                     entries.push((key, Entry { record, fds }));
+                }
+                // The other supervisor gives everything, whatever the dead one had.
+                Some((ToWorker::Takeover, _)) => {
+                    entries.clear();
+                    channel.send(&ToSupervisor::hello(), &[])?;
                 }
                 Some((ToWorker::Serve, _)) => return Ok(Supervised { channel, entries }),
                 Some(_) => {}
@@ -66,12 +68,22 @@ impl Supervised {
     }
 }
 
+/// What supervisors have answered.
+#[derive(Default, Debug)]
+struct Kept {
+    keys: BTreeSet<String>,
+    /// How many supervisors have died: what one of them was told, the next may not know.
+    dead: u64,
+}
+
 /// The way to the supervisor.
 #[derive(Debug)]
 pub(crate) struct Handover {
     channel: Channel,
-    kept: Mutex<BTreeSet<String>>,
+    kept: Mutex<Kept>,
     was_kept: Condvar,
+    /// Everything that was taken over is served.
+    is_ready: AtomicBool,
     /// The supervisor is gone: nothing is kept any more.
     alone: AtomicBool,
     /// Who waits for the outcome of an upgrade: nothing, or why there was none.
@@ -88,6 +100,7 @@ impl Handover {
             channel,
             kept: Mutex::default(),
             was_kept: Condvar::new(),
+            is_ready: AtomicBool::new(false),
             alone: AtomicBool::new(false),
             upgrading: Mutex::default(),
             answers: AtomicUsize::new(0),
@@ -104,12 +117,22 @@ impl Handover {
             key: key.to_owned(),
             record,
         };
+        let mut told = lock(&self.kept).dead;
         if self.channel.send(&message, fds).is_err() {
             return false;
         }
         let until = Instant::now() + PATIENCE;
         let mut kept = lock(&self.kept);
-        while !kept.remove(key) {
+        while !kept.keys.remove(key) {
+            if kept.dead > told {
+                told = kept.dead;
+                drop(kept);
+                if self.channel.send(&message, fds).is_err() {
+                    return false;
+                }
+                kept = lock(&self.kept);
+                continue;
+            }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || self.alone.load(Ordering::Acquire) {
                 return false;
@@ -128,6 +151,7 @@ impl Handover {
 
     /// Everything that was taken over is served.
     pub(crate) fn ready(&self) {
+        self.is_ready.store(true, Ordering::Release);
         self.say(&ToSupervisor::Ready);
     }
 
@@ -170,7 +194,7 @@ impl Handover {
     }
 
     /// Hears what the supervisor says, until it is gone. In a thread of its own.
-    pub(crate) fn listen(&self, shared: &Shared) {
+    pub(crate) fn listen(&self, shared: &Arc<Shared>) {
         loop {
             match self.channel.receive() {
                 Ok(Some((message, _))) => self.hear(shared, message),
@@ -194,33 +218,58 @@ impl Handover {
         }
     }
 
-    fn hear(&self, shared: &Shared, message: ToWorker) {
+    fn hear(&self, shared: &Arc<Shared>, message: ToWorker) {
         match message {
             ToWorker::Kept { key } => {
-                lock(&self.kept).insert(key);
+                lock(&self.kept).keys.insert(key);
                 self.was_kept.notify_all();
             }
             ToWorker::Drain => {
                 self.draining.store(true, Ordering::Release);
                 self.tell_upgrading(None);
                 shared.nudge.wake();
-                // A handshake whose userfaultfd has come and is not kept would be lost.
-                let until = Instant::now() + DRAIN;
-                while Instant::now() < until
-                    && (shared.is_shaking_hands() || self.answers.load(Ordering::Acquire) > 0)
-                {
-                    std::thread::sleep(Duration::from_millis(1));
+                // In a thread of its own: handshakes wait for what is heard in this one.
+                let waits = Arc::clone(shared);
+                let begun = thread("drain", move || {
+                    if let Some(handover) = &waits.handover {
+                        handover.let_go(&waits);
+                    }
+                });
+                if begun.is_err() {
+                    self.say(&ToSupervisor::Drained);
                 }
-                self.say(&ToSupervisor::Drained);
             }
             ToWorker::NotUpgraded { reason } => {
                 self.draining.store(false, Ordering::Release);
                 self.tell_upgrading(Some(reason));
                 shared.nudge.wake();
             }
+            ToWorker::Takeover => {
+                lock(&self.kept).dead += 1;
+                self.was_kept.notify_all();
+                // A successor that was begun with has died with the supervisor.
+                self.draining.store(false, Ordering::Release);
+                self.tell_upgrading(Some("the supervisor has died".to_owned()));
+                shared.nudge.wake();
+                if self.is_ready.load(Ordering::Acquire) {
+                    self.say(&ToSupervisor::Ready);
+                }
+            }
             // These come before it begins.
             ToWorker::Restore { .. } | ToWorker::Serve => {}
         }
+    }
+
+    /// Waits until nothing is under way that a successor would not find.
+    fn let_go(&self, shared: &Shared) {
+        // A handshake whose userfaultfd has come and is not kept would be lost.
+        let until = Instant::now() + DRAIN;
+        while Instant::now() < until
+            && (shared.is_shaking_hands() || self.answers.load(Ordering::Acquire) > 0)
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.say(&ToSupervisor::Drained);
     }
 
     fn tell_upgrading(&self, outcome: Option<String>) {

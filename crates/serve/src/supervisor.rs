@@ -22,6 +22,7 @@
 //! | `worker` | the process |
 //! | `hear` | what a worker says, and that it has died |
 //! | `upgrade` | one worker takes another's place |
+//! | `standby` | the process that takes this one's place when it dies |
 //! | `last_resort` | ends the faults of VMs that nobody serves |
 //! | `notify` | systemd, which keeps everything once more |
 //!
@@ -34,6 +35,7 @@ mod entries;
 mod hear;
 mod last_resort;
 mod notify;
+mod standby;
 mod upgrade;
 mod worker;
 
@@ -52,6 +54,7 @@ pub(crate) use entries::{Entry, Record, VmEntry, now_ns};
 use entries::Entries;
 use last_resort::LastResort;
 use notify::Notify;
+use standby::Standby;
 use worker::{Stage, Worker};
 
 /// How a supervisor starts workers, and how long it waits.
@@ -61,6 +64,9 @@ pub struct SupervisorConfig {
     pub binary: PathBuf,
     /// Its arguments. Its standard input is the channel to the supervisor.
     pub arguments: Vec<OsString>,
+    /// The arguments of the process that takes the supervisor's place when that dies: one that calls
+    /// [`Supervisor::stand_by`], its standard input the channel. Without them there is none.
+    pub standby_arguments: Option<Vec<OsString>>,
     /// Without a worker for this long, page faults are ended by the VMs' rules.
     pub deadline: Duration,
     /// A worker that is silent for this long is killed.
@@ -89,6 +95,7 @@ pub struct Supervisor {
     drain_until: Option<Instant>,
     last_resort: Option<LastResort>,
     notify: Option<Notify>,
+    standby: Option<Standby>,
     /// Since when nobody serves.
     unserved: Option<Instant>,
     start_at: Instant,
@@ -116,8 +123,20 @@ impl Supervisor {
         if vms > 0 {
             log(&format!("{vms} VMs were kept by systemd"));
         }
+        Supervisor::with(config, entries, notify, log)
+    }
+
+    fn with(
+        mut config: SupervisorConfig,
+        entries: Entries,
+        notify: Option<Notify>,
+        log: impl Fn(&str) + 'static,
+    ) -> Supervisor {
+        // systemd ends whoever is left when its main process dies.
+        let standby = config.standby_arguments.take().filter(|_| notify.is_none());
         Supervisor {
             config,
+            standby: standby.map(Standby::new),
             unserved: (!entries.is_empty()).then(Instant::now),
             entries,
             worker: None,
@@ -147,6 +166,7 @@ impl Supervisor {
                 self.start()?;
             }
             self.look_at_the_clock(now);
+            self.look_after_standby(now);
             let happened = self.wait(signals.as_fd(), now);
             if happened.signal {
                 self.pass_on(signals);
@@ -156,12 +176,16 @@ impl Supervisor {
             {
                 last_resort.serve();
             }
+            if happened.standby {
+                self.hear_standby();
+            }
             if happened.candidate {
                 self.hear_candidate();
             }
             if happened.worker
                 && let Some(code) = self.hear_worker()
             {
+                self.dismiss_standby();
                 return Ok(code);
             }
         }
@@ -171,6 +195,7 @@ impl Supervisor {
         match Worker::start(&self.config.binary, &self.config.arguments) {
             Ok(worker) => {
                 self.worker = Some(worker);
+                self.tell_standby_worker();
                 Ok(())
             }
             Err(error) if !self.has_served && self.entries.is_empty() => Err(error),
@@ -199,11 +224,8 @@ impl Supervisor {
             ));
             worker.signal(Signal::KILL);
         }
-        if self
-            .candidate
-            .as_ref()
-            .is_some_and(|(worker, _)| silent(worker))
-        {
+        let candidate = self.candidate.as_ref().filter(|_| !self.is_draining());
+        if candidate.is_some_and(|(worker, _)| silent(worker)) {
             self.drop_candidate(&format!("it said nothing for {silence:?}"));
         }
         if self.drain_until.is_some_and(|until| now >= until) {
@@ -215,10 +237,16 @@ impl Supervisor {
         }
     }
 
+    /// Whether the candidate waits for its turn, and has nothing to say.
+    fn is_draining(&self) -> bool {
+        self.drain_until.is_some()
+    }
+
     /// When something is due.
     fn next_due(&self) -> Option<Instant> {
         let workers = self.worker.iter();
-        let workers = workers.chain(self.candidate.iter().map(|(worker, _)| worker));
+        let candidate = self.candidate.iter().filter(|_| !self.is_draining());
+        let workers = workers.chain(candidate.map(|(worker, _)| worker));
         let silences = workers.map(|worker| worker.heard + self.config.silence);
         let start = (self.worker.is_none() && self.candidate.is_none()).then_some(self.start_at);
         let last_resort = self.unserved.map(|since| since + self.config.deadline);
@@ -227,6 +255,7 @@ impl Supervisor {
             .chain(start)
             .chain(last_resort)
             .chain(self.drain_until)
+            .chain(self.standby_due())
             .min()
     }
 
@@ -255,6 +284,9 @@ impl Supervisor {
             add(worker.channel.as_fd(), Whose::Candidate);
             add(worker.pidfd.as_fd(), Whose::Candidate);
         }
+        if let Some(standby) = self.standby.as_ref().and_then(Standby::fd) {
+            add(standby, Whose::Standby);
+        }
         if let Some(last_resort) = &self.last_resort {
             last_resort.fds().for_each(|fd| add(fd, Whose::LastResort));
         }
@@ -267,6 +299,7 @@ impl Supervisor {
                         Whose::Signals => happened.signal = true,
                         Whose::Worker => happened.worker = true,
                         Whose::Candidate => happened.candidate = true,
+                        Whose::Standby => happened.standby = true,
                         Whose::LastResort => happened.last_resort = true,
                     }
                 }
@@ -283,6 +316,7 @@ impl Supervisor {
                 continue;
             };
             self.owed = Some(signal);
+            self.tell_standby_state();
             if let Some(worker) = &self.worker
                 && worker.stage == Stage::Serving
             {
@@ -308,6 +342,7 @@ enum Whose {
     Signals,
     Worker,
     Candidate,
+    Standby,
     LastResort,
 }
 
@@ -317,5 +352,6 @@ struct Happened {
     signal: bool,
     worker: bool,
     candidate: bool,
+    standby: bool,
     last_resort: bool,
 }

@@ -25,6 +25,10 @@ pub(crate) struct ServeArgs {
     /// Serve what the supervisor at standard input has. Workers are started so.
     #[arg(long, hide = true)]
     pub(crate) supervised: bool,
+
+    /// Wait for the end of the supervisor at standard input, and take its place.
+    #[arg(long, hide = true)]
+    pub(crate) stand_by: bool,
 }
 
 /// What both can say.

@@ -25,18 +25,31 @@ extern "C" fn pass_on(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc
     }
 }
 
-/// Starts workers, one after the other, until one says that everything is over.
-pub(super) fn supervise(settings: &Settings) -> Result<Exit, Failure> {
+/// The flag of a process that stands by.
+const STAND_BY: &str = "--stand-by";
+
+/// Starts workers, one after the other, until one says that everything is over. If it stands by, it
+/// waits for another supervisor's death before.
+pub(super) fn supervise(settings: &Settings, stands_by: bool) -> Result<Exit, Failure> {
     let unexpected = |error: std::io::Error| Failure::new(Exit::Unexpected, error);
-    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    arguments.push("--supervised".into());
+    let own = std::env::args_os().skip(1);
+    let own: Vec<OsString> = own.filter(|argument| argument != STAND_BY).collect();
+    let with = |role: &str| [&own[..], &[role.into()]].concat();
     let config = SupervisorConfig {
         binary: std::env::current_exe().map_err(unexpected)?,
-        arguments,
+        arguments: with("--supervised"),
+        standby_arguments: Some(with(STAND_BY)),
         deadline: settings.config().pager.residency.deadline,
         silence: settings.worker_silence.unwrap_or(SILENCE),
     };
-    let supervisor = Supervisor::new(config, |line| eprintln!("surefault: supervisor: {line}"));
+    let log = |line: &str| eprintln!("surefault: supervisor: {line}");
+    let supervisor = match stands_by {
+        false => Supervisor::new(config, log),
+        true => match Supervisor::stand_by(config, log).map_err(unexpected)? {
+            Some(supervisor) => supervisor,
+            None => return Ok(Exit::Ran),
+        },
+    };
     let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
     let (reader, writer) = pipe_with(flags).map_err(|errno| unexpected(errno.into()))?;
     if SIGNALS.set(writer).is_err() {

@@ -4,9 +4,11 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use surefault_store::{PatternStore, ReadRequest, Store};
+use surefault_testkit::PATIENCE;
 use tempfile::TempDir;
 
 use crate::surefault::{BINARY, Ran, output};
@@ -17,6 +19,7 @@ crate::cases![
     told_by_the_control_socket(Uffd),
     metrics_of_the_daemon(Uffd),
     a_worker_that_is_killed_is_replaced(Uffd),
+    a_supervisor_that_is_killed_is_replaced(Uffd),
     without_a_supervisor(Uffd),
     what_makes_no_sense(Nothing),
 ];
@@ -91,6 +94,12 @@ impl Serve {
 
 impl Drop for Serve {
     fn drop(&mut self) {
+        // One that is only killed has another take its place.
+        let until = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -258,6 +267,35 @@ fn a_worker_that_is_killed_is_replaced() {
     let ran = demo.join().expect("no panic").ended(0);
     assert!(ran.stdout.contains(" 0 wrong"), "{}", ran.stdout);
     serve.drained();
+}
+
+fn a_supervisor_that_is_killed_is_replaced() {
+    let mut serve = Serve::start(16 << 20, &[]);
+    let served = worker(&mut serve);
+    serve.says("stands by");
+    let dir = serve.dir.path().to_owned();
+    let demo = std::thread::spawn(move || {
+        let arguments = ["attach-demo", "vm", "--expect", "pattern:5"];
+        output(Command::new(BINARY).current_dir(dir).args(arguments))
+    });
+    serve.says("vm 1: process");
+    serve.child.kill().expect("it lives");
+    let line = serve.says("takes its place");
+    let words = line.split("DIED: process ").nth(1);
+    let next = words.and_then(|words| words.split(' ').next()?.parse().ok());
+    let next = Pid::from_raw(next.expect("a pid")).expect("not 0");
+    assert_eq!(worker(&mut serve), served, "the worker was never away");
+    kill_process(served, Signal::KILL).expect("it lives");
+    assert_ne!(worker(&mut serve), served);
+    let ran = demo.join().expect("no panic").ended(0);
+    assert!(ran.stdout.contains(" 0 wrong"), "{}", ran.stdout);
+    serve.ctl(&["upgrade"]).ended(0);
+    // It ends as the first one would have, and whoever stands by with it.
+    kill_process(next, Signal::TERM).expect("it lives");
+    serve.says("draining:");
+    let mut rest = String::new();
+    serve.stderr.read_to_string(&mut rest).expect("a pipe");
+    assert!(!rest.contains("DIED"), "{rest}");
 }
 
 fn without_a_supervisor() {

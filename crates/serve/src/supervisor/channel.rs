@@ -63,6 +63,16 @@ pub(crate) enum ToSupervisor {
     Over,
 }
 
+impl ToSupervisor {
+    /// This process has begun.
+    pub(crate) fn hello() -> ToSupervisor {
+        ToSupervisor::Hello {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
 /// What a worker is told.
 #[derive(Serialize, Deserialize, Debug)]
 #[serde(tag = "say", rename_all = "kebab-case")]
@@ -76,6 +86,9 @@ pub(crate) enum ToWorker {
     },
     /// That was all: to be served now.
     Serve,
+    /// The supervisor has died, and this is another: what the dead one may have read and not seen to
+    /// is to be said again. Answered by `Hello` or `Ready`, as far as the worker is.
+    Takeover,
     /// It is kept.
     Kept {
         /// By this name.
@@ -107,6 +120,11 @@ impl Channel {
         let _ = set_socket_send_buffer_size(&socket, 2 * MAX_MESSAGE);
         set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
         Ok(Channel(socket))
+    }
+
+    /// The other side is stuck when it takes nothing for this long.
+    pub(crate) fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        Ok(set_socket_timeout(&self.0, Timeout::Send, Some(patience))?)
     }
 
     /// Sends a message and duplicates of `fds`.

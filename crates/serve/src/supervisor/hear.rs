@@ -39,6 +39,7 @@ impl Supervisor {
         if let Some(previous) = self.previous.take().filter(|_| stage != Stage::Serving) {
             self.say(&format!("going back to {}", previous.display()));
             self.config.binary = previous;
+            self.tell_standby_state();
         }
         if stage == Stage::Serving {
             self.pause = FIRST_PAUSE;
@@ -67,15 +68,23 @@ impl Supervisor {
                 if let Some(signal) = self.owed {
                     worker.signal(signal);
                 }
+                let is_adopted = worker.is_adopted();
                 let since = self.unserved.take();
-                self.previous = None;
                 let vms = self.entries.vms().count();
-                let mut line = format!("worker {pid} serves {vms} VMs, {took:.1?} after its start");
+                let mut line = match is_adopted {
+                    true => format!("worker {pid} serves {vms} VMs, as before"),
+                    false => format!("worker {pid} serves {vms} VMs, {took:.1?} after its start"),
+                };
                 if let Some(since) = since {
                     line += &format!("; nobody had served for {:.1?}", since.elapsed());
                 }
                 self.say(&line);
                 self.has_served = true;
+                match self.previous.take() {
+                    // Who would take this one's place is to be of the new program, too.
+                    Some(_) => self.renew_standby(),
+                    None => self.tell_standby_state(),
+                }
                 if let Some(notify) = &self.notify
                     && let Err(error) = notify.ready()
                 {
@@ -85,13 +94,17 @@ impl Supervisor {
             ToSupervisor::Keep { key, record } => self.keep(key, Entry { record, fds }),
             ToSupervisor::Forget { key } => {
                 self.entries.remove(&key);
+                self.tell_standby_to_forget(&key);
                 if let Some(notify) = &mut self.notify {
                     notify.forget(&key);
                 }
             }
             ToSupervisor::Upgrade { binary } => self.upgrade(binary),
             ToSupervisor::Drained => self.replace(),
-            ToSupervisor::Over => worker.is_over = true,
+            ToSupervisor::Over => {
+                worker.is_over = true;
+                self.dismiss_standby();
+            }
         }
     }
 
@@ -101,6 +114,7 @@ impl Supervisor {
         {
             self.say(&format!("systemd does not keep {key}: {error}"));
         }
+        self.tell_standby_to_keep(&key, &entry);
         self.entries.insert(key.clone(), entry);
         self.tell(&ToWorker::Kept { key });
     }

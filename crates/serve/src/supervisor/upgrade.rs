@@ -62,14 +62,17 @@ impl Supervisor {
     /// what it had not yet given to be kept.
     pub(super) fn replace(&mut self) {
         self.drain_until = None;
-        let Some((worker, binary)) = self.candidate.take() else {
+        let Some((mut worker, binary)) = self.candidate.take() else {
             return;
         };
+        worker.heard = Instant::now();
         self.unserved.get_or_insert_with(Instant::now);
         if let Some(old) = self.worker.replace(worker) {
             old.end();
         }
         self.previous = Some(core::mem::replace(&mut self.config.binary, binary));
+        self.tell_standby_state();
+        self.tell_standby_worker();
         self.restore();
     }
 }

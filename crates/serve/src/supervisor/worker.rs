@@ -1,4 +1,4 @@
-//! A worker process: started, heard of, ended.
+//! A worker process: started or adopted, heard of, ended.
 
 use std::ffi::OsString;
 use std::io;
@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::channel::Channel;
@@ -26,7 +28,7 @@ pub(crate) enum Stage {
 /// A worker process.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    child: Child,
+    process: Process,
     pub(crate) pidfd: OwnedFd,
     pub(crate) channel: Channel,
     pub(crate) stage: Stage,
@@ -35,6 +37,14 @@ pub(crate) struct Worker {
     pub(crate) heard: Instant,
     /// It has said that it ends because everything is over.
     pub(crate) is_over: bool,
+}
+
+/// Whose child it is.
+#[derive(Debug)]
+enum Process {
+    Child(Child),
+    /// That of a supervisor that has died.
+    Adopted(u32),
 }
 
 impl Worker {
@@ -57,20 +67,37 @@ impl Worker {
                 return Err(errno.into());
             }
         };
+        Ok(Worker::new(Process::Child(child), channel, pidfd))
+    }
+
+    /// A dead supervisor's worker, and that one's end of its channel.
+    pub(crate) fn adopt(pid: u32, channel: Channel, pidfd: OwnedFd) -> Worker {
+        Worker::new(Process::Adopted(pid), channel, pidfd)
+    }
+
+    fn new(process: Process, channel: Channel, pidfd: OwnedFd) -> Worker {
         let now = Instant::now();
-        Ok(Worker {
-            child,
+        Worker {
+            process,
             pidfd,
             channel,
             stage: Stage::Starting,
             started: now,
             heard: now,
             is_over: false,
-        })
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        match &self.process {
+            Process::Child(child) => child.id(),
+            Process::Adopted(pid) => *pid,
+        }
+    }
+
+    /// Whether another supervisor has started it.
+    pub(crate) fn is_adopted(&self) -> bool {
+        matches!(self.process, Process::Adopted(_))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -79,14 +106,22 @@ impl Worker {
     }
 
     /// Kills it, and waits for its end. It holds nothing that the supervisor does not.
-    pub(crate) fn end(mut self) {
+    pub(crate) fn end(self) {
         self.signal(Signal::KILL);
-        let _ = self.child.wait();
+        self.reap();
     }
 
-    /// How it ended, in words and as an exit code.
-    pub(crate) fn reap(mut self) -> (String, u8) {
-        match self.child.wait() {
+    /// How it ended, in words and as an exit code. Of somebody else's child neither is known.
+    pub(crate) fn reap(self) -> (String, u8) {
+        let mut child = match self.process {
+            Process::Child(child) => child,
+            Process::Adopted(_) => {
+                let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
+                while poll(&mut ended, None) == Err(Errno::INTR) {}
+                return ("another supervisor's child".to_owned(), 0);
+            }
+        };
+        match child.wait() {
             Ok(status) => {
                 let code = match (status.code(), status.signal()) {
                     (Some(code), _) => u8::try_from(code).unwrap_or(1),

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use rustix::process::{Signal, kill_process, test_kill_process};
+use rustix::process::{Signal, kill_process};
 use surefault_core::plan::mix;
 use surefault_pager::Point;
 
-use crate::rig::{NONE, Rig, is_full, now_ns, until};
+use crate::rig::{NONE, Rig, is_full, is_gone, now_ns, until};
 
 crate::cases![
     workers_killed_under_four_vms,
@@ -128,8 +128,7 @@ fn the_worker_goes_on_without_its_supervisor() {
     assert_eq!(report.failed, NONE);
     // It takes nobody new in, and ends with its last VM.
     drop(vm);
-    let gone = Err(rustix::io::Errno::SRCH);
-    until("its end", || test_kill_process(worker) == gone);
+    until("its end", || is_gone(worker));
     assert!(
         !rig.plan.dir.join("vms").exists(),
         "its socket is gone, too"

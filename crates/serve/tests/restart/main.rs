@@ -5,6 +5,7 @@ mod holder;
 mod kills;
 mod last_resort;
 mod rig;
+mod supervisors;
 mod upgrades;
 #[allow(dead_code, reason = "the other tests of the daemon use more of it")]
 #[path = "../daemon/vmm.rs"]
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         upgrades::CASES,
         last_resort::CASES,
         holder::CASES,
+        supervisors::CASES,
     ];
     let trials = cases
         .concat()

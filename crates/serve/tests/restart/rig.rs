@@ -1,11 +1,15 @@
 //! A supervised daemon, in processes of this test's binary.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -30,6 +34,8 @@ pub(crate) fn host_page() -> PageSize {
 pub(crate) const SUPERVISOR: &str = "SUREFAULT_TEST_SUPERVISOR";
 /// The argument before a worker's plan.
 const WORKER: &str = "--be-the-worker";
+/// The argument before a stand-by's plan.
+const STAND_BY: &str = "--stand-by";
 
 /// How a daemon is to be.
 #[derive(Clone, Serialize, Deserialize)]
@@ -44,7 +50,11 @@ pub(crate) struct Plan {
     pub(crate) failed_page: String,
     /// Without a worker for so many milliseconds, faults are ended.
     pub(crate) deadline: u64,
-    /// Whether a worker dies with its supervisor, so that nothing is left behind by a test that fails.
+    /// A worker that is silent for so many milliseconds is killed.
+    pub(crate) silence: u64,
+    /// Whether a process stands by for the supervisor.
+    pub(crate) standby: bool,
+    /// Whether a worker dies with its supervisor.
     pub(crate) mortal: bool,
 }
 
@@ -57,6 +67,11 @@ impl Plan {
         self.dir.join("control")
     }
 
+    /// A pipe that hangs up when this test is over, however it ends: nothing is left behind then.
+    fn tether(&self) -> PathBuf {
+        self.dir.join("tether")
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
@@ -65,8 +80,9 @@ impl Plan {
         let line = format!("{} {line}\n", now_ns());
         let mut log = std::fs::OpenOptions::new();
         let log = log.append(true).create(true).open(self.log());
-        log.and_then(|mut log| log.write_all(line.as_bytes()))
-            .expect("the log can be written");
+        let written = log.and_then(|mut log| log.write_all(line.as_bytes()));
+        // Its directory goes with the test.
+        assert!(written.is_ok() || !self.dir.exists(), "{written:?}");
     }
 }
 
@@ -76,12 +92,15 @@ pub(crate) fn now_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Plays a supervisor or worker, if this process is to be one.
+/// Plays a supervisor, stand-by or worker, if this process is to be one.
 pub(crate) fn play() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(WORKER) {
-        let plan = serde_json::from_str(&arguments.next().expect("a plan")).expect("a plan");
-        return Some(play_worker(plan));
+    let role = arguments.next();
+    let mut plan = || serde_json::from_str(&arguments.next().expect("a plan")).expect("a plan");
+    match role.as_deref() {
+        Some(WORKER) => return Some(play_worker(plan())),
+        Some(STAND_BY) => return Some(play_standby(&plan())),
+        _ => {}
     }
     let plan = std::env::var(SUPERVISOR).ok()?;
     Some(play_supervisor(
@@ -89,28 +108,70 @@ pub(crate) fn play() -> Option<ExitCode> {
     ))
 }
 
+fn supervisor_config(plan: &Plan) -> SupervisorConfig {
+    let plan_text = serde_json::to_string(plan).expect("JSON");
+    SupervisorConfig {
+        binary: plan.binary.clone(),
+        arguments: vec![WORKER.into(), plan_text.clone().into()],
+        standby_arguments: plan
+            .standby
+            .then(|| vec![STAND_BY.into(), plan_text.into()]),
+        deadline: Duration::from_millis(plan.deadline),
+        silence: Duration::from_millis(plan.silence),
+    }
+}
+
 fn play_supervisor(plan: &Plan) -> ExitCode {
     let says = plan.clone();
-    let config = SupervisorConfig {
-        binary: plan.binary.clone(),
-        arguments: vec![
-            WORKER.into(),
-            serde_json::to_string(plan).expect("JSON").into(),
-        ],
-        deadline: Duration::from_millis(plan.deadline),
-        silence: Duration::from_secs(5),
-    };
-    let supervisor = Supervisor::new(config, move |line| says.say(line));
+    let supervisor = Supervisor::new(supervisor_config(plan), move |line| says.say(line));
     set_parent_process_death_signal(Some(Signal::KILL)).expect("to die with its parent");
+    supervise(supervisor)
+}
+
+fn play_standby(plan: &Plan) -> ExitCode {
+    tie(plan);
+    let says = plan.clone();
+    let supervisor = Supervisor::stand_by(supervisor_config(plan), move |line| says.say(line));
+    match supervisor.expect("a supervisor before") {
+        Some(supervisor) => supervise(supervisor),
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn supervise(supervisor: Supervisor) -> ExitCode {
     let (signals, _nobody_signals) = rustix::pipe::pipe().expect("a pipe");
     ExitCode::from(supervisor.run(&signals).expect("a worker"))
 }
 
+/// Has this process end with the test.
+fn tie(plan: &Plan) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let tether = rustix::fs::open(plan.tether(), flags, Mode::empty());
+    std::thread::spawn(move || {
+        // Without the pipe the test is over already.
+        let Ok(tether) = tether else {
+            std::process::exit(1);
+        };
+        while poll(&mut [PollFd::new(&tether, PollFlags::IN)], None).is_err() {}
+        std::process::exit(1);
+    });
+}
+
 fn play_worker(plan: Plan) -> ExitCode {
-    if plan.mortal {
-        set_parent_process_death_signal(Some(Signal::KILL)).expect("to die with its parent");
+    match plan.mortal {
+        true => {
+            set_parent_process_death_signal(Some(Signal::KILL)).expect("to die with its parent")
+        }
+        false => tie(&plan),
     }
     let supervised = Supervised::begin().expect("a supervisor");
+    match program_name().as_deref() {
+        Some(ENDS) => return ExitCode::FAILURE,
+        Some(HANGS) => loop {
+            std::thread::park();
+        },
+        _ => {}
+    }
     let mut config = ServeConfig::default().with_deadline(PATIENCE);
     config.control = Some(plan.control());
     config.pager.failed_page = match &*plan.failed_page {
@@ -130,6 +191,16 @@ fn play_worker(plan: Plan) -> ExitCode {
     }
     daemon.run();
     ExitCode::SUCCESS
+}
+
+/// This test's binary by this name is a worker that begins and then ends,
+pub(crate) const ENDS: &str = "ends-after-hello";
+/// and by this name one that begins and then does nothing.
+pub(crate) const HANGS: &str = "hangs-after-hello";
+
+fn program_name() -> Option<String> {
+    let program = std::env::args_os().next()?;
+    Some(Path::new(&program).file_name()?.to_str()?.to_owned())
 }
 
 /// The pattern, failing and slow as planned.
@@ -154,6 +225,7 @@ impl Source for Planned {
 pub(crate) struct Rig {
     pub(crate) plan: Plan,
     pub(crate) supervisor: Child,
+    _tether: OwnedFd,
     _dir: TempDir,
 }
 
@@ -173,9 +245,15 @@ impl Rig {
             latency: "0us..300us".to_owned(),
             failed_page: "poison".to_owned(),
             deadline: 5000,
+            silence: 5000,
+            standby: false,
             mortal: true,
         };
         change(&mut plan);
+        let (tether, mode) = (plan.tether(), Mode::RUSR | Mode::WUSR);
+        mknodat(CWD, &tether, FileType::Fifo, mode, 0).expect("a pipe");
+        let both_ends = OFlags::RDWR | OFlags::CLOEXEC;
+        let tether = rustix::fs::open(&tether, both_ends, Mode::empty()).expect("a pipe");
         let mut command = Command::new(std::env::current_exe().expect("this test's binary"));
         command
             .env(SUPERVISOR, serde_json::to_string(&plan).expect("JSON"))
@@ -185,6 +263,7 @@ impl Rig {
         let rig = Rig {
             plan,
             supervisor,
+            _tether: tether,
             _dir: dir,
         };
         rig.worker_after(0);
@@ -233,6 +312,23 @@ impl Rig {
         })
     }
 
+    /// The next process that takes a supervisor's place after `after`, and when it did.
+    pub(crate) fn supervisor_after(&self, after: u64) -> (u64, Pid) {
+        self.told("another supervisor", after, |line| {
+            let (_, pid) = line.split_once("DIED: process ")?;
+            Pid::from_raw(pid.strip_suffix(" takes its place")?.parse().ok()?)
+        })
+    }
+
+    /// The next process that stands by after `after`.
+    pub(crate) fn standby_after(&self, after: u64) -> Pid {
+        let standby = self.told("a stand-by", after, |line| {
+            let pid = line.strip_prefix("process ")?.strip_suffix(" stands by")?;
+            Pid::from_raw(pid.parse().ok()?)
+        });
+        standby.1
+    }
+
     /// Kills the worker; gives how long nobody served.
     pub(crate) fn kill_worker(&self, worker: &mut Pid) -> Duration {
         let killed = now_ns();
@@ -264,6 +360,31 @@ impl Rig {
             began.count() == 4
         });
         vms
+    }
+
+    pub(crate) fn upgrade(&self, binary: Option<&Path>) -> Result<Reply, String> {
+        let binary = binary.map(Path::to_owned);
+        let answer = self.ask(&Request::Upgrade { binary });
+        answer.map_err(|error| error.to_string())
+    }
+
+    /// A program in the daemon's directory.
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
+        let script = self.plan.dir.join(name);
+        std::fs::write(&script, format!("#!/bin/sh\n{text}\n")).expect("a script");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&script, mode).expect("a mode");
+        script
+    }
+
+    /// Whether a process has `word` among its arguments.
+    pub(crate) fn runs(&self, word: &str) -> bool {
+        let processes = std::fs::read_dir("/proc").expect("/proc");
+        processes.flatten().any(|process| {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            line.split(|&byte| byte == 0)
+                .any(|argument| argument == word.as_bytes())
+        })
     }
 
     pub(crate) fn ask(&self, request: &Request) -> Result<Reply, ControlError> {
@@ -308,6 +429,12 @@ pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
         assert!(Instant::now() < limit, "never happens: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether a process has ended. Who has to reap it may take its time.
+pub(crate) fn is_gone(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.map_or(true, |stat| stat.contains(") Z "))
 }
 
 /// No page.

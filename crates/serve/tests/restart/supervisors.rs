@@ -1,0 +1,209 @@
+//! Supervisors that die, with a process that stands by and without.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use surefault_core::plan::mix;
+
+use crate::rig::{NONE, Plan, Rig, is_full, is_gone, link_or_copy, now_ns, until};
+
+crate::cases![
+    supervisors_killed_under_load,
+    supervisors_and_workers_killed_together,
+    a_standby_that_dies_is_replaced,
+    without_a_standby_the_worker_goes_on_alone,
+    a_standby_is_of_the_upgraded_program,
+    an_upgrade_ends_with_its_supervisor,
+];
+
+fn with_standby(plan: &mut Plan) {
+    plan.standby = true;
+    plan.mortal = false;
+}
+
+fn kill(pid: Pid) {
+    kill_process(pid, Signal::KILL).expect("it is there");
+}
+
+/// The daemon's processes.
+struct Trio {
+    supervisor: Pid,
+    standby: Pid,
+    worker: Pid,
+}
+
+impl Trio {
+    fn of(rig: &Rig) -> Trio {
+        Trio {
+            supervisor: Pid::from_child(&rig.supervisor),
+            standby: rig.standby_after(0),
+            worker: rig.worker_after(0).1,
+        }
+    }
+
+    /// Kills the supervisor, and waits until there are three again.
+    fn lose_supervisor(&mut self, rig: &mut Rig) {
+        let killed = now_ns();
+        kill(self.supervisor);
+        self.take_over(rig, killed);
+        assert_eq!(
+            rig.worker_after(killed).1,
+            self.worker,
+            "the worker was never away"
+        );
+    }
+
+    fn take_over(&mut self, rig: &mut Rig, killed: u64) {
+        // The first one is this process's child; the others are nobody's.
+        let _ = rig.supervisor.try_wait();
+        self.supervisor = rig.supervisor_after(killed).1;
+        assert_eq!(self.supervisor, self.standby);
+        self.standby = rig.standby_after(killed);
+    }
+}
+
+fn supervisors_killed_under_load() {
+    let rounds = if is_full() { 50 } else { 3 };
+    let mut rig = Rig::new(|plan| {
+        with_standby(plan);
+        plan.latency = "1ms".to_owned();
+    });
+    let mut trio = Trio::of(&rig);
+    let mut vms: Vec<_> = (0..2)
+        .map(|_| rig.vm(|part| part.balloon = part.pages / 3))
+        .collect();
+    for round in 0..rounds {
+        std::thread::sleep(Duration::from_millis(mix(round) % 40));
+        trio.lose_supervisor(&mut rig);
+        // The new one is a supervisor like any other.
+        rig.kill_worker(&mut trio.worker);
+    }
+    for vm in &mut vms {
+        assert_eq!(vm.sound_report().failed, NONE);
+    }
+    let mut other = rig.vm(|part| part.pages = 64);
+    assert_eq!(other.sound_report().failed, NONE);
+}
+
+fn supervisors_and_workers_killed_together() {
+    let rounds = if is_full() { 50 } else { 4 };
+    let mut rig = Rig::new(|plan| {
+        with_standby(plan);
+        plan.latency = "1ms".to_owned();
+    });
+    let mut trio = Trio::of(&rig);
+    let mut vms: Vec<_> = (0..2)
+        .map(|_| rig.vm(|part| part.balloon = part.pages / 3))
+        .collect();
+    let mut freezes = Vec::new();
+    for round in 0..rounds {
+        std::thread::sleep(Duration::from_millis(mix(round) % 40));
+        let killed = now_ns();
+        let (first, second) = match round % 2 {
+            0 => (trio.supervisor, trio.worker),
+            _ => (trio.worker, trio.supervisor),
+        };
+        kill(first);
+        kill(second);
+        trio.take_over(&mut rig, killed);
+        let (served, worker) = rig.worker_after(killed);
+        trio.worker = worker;
+        freezes.push(Duration::from_nanos(served - killed));
+    }
+    for vm in &mut vms {
+        assert_eq!(vm.sound_report().failed, NONE);
+    }
+    freezes.sort();
+    println!(
+        "supervisor and worker died {rounds} times; nobody served for: median {:?}, max {:?}",
+        freezes[freezes.len() / 2],
+        freezes[freezes.len() - 1]
+    );
+}
+
+fn a_standby_that_dies_is_replaced() {
+    let mut rig = Rig::new(with_standby);
+    let mut trio = Trio::of(&rig);
+    let killed = now_ns();
+    kill(trio.standby);
+    rig.told("that nobody stands by", killed, |line| {
+        line.contains("NOBODY STANDS BY").then_some(())
+    });
+    trio.standby = rig.standby_after(killed);
+    let mut vm = rig.vm(|part| part.balloon = 100);
+    trio.lose_supervisor(&mut rig);
+    rig.kill_worker(&mut trio.worker);
+    assert_eq!(vm.sound_report().failed, NONE);
+}
+
+fn without_a_standby_the_worker_goes_on_alone() {
+    let rig = Rig::new(|plan| {
+        with_standby(plan);
+        plan.binary = plan.dir.join("program");
+        link_or_copy(&plan.binary);
+        plan.latency = "1ms".to_owned();
+    });
+    let trio = Trio::of(&rig);
+    std::fs::remove_file(&rig.plan.binary).expect("the program goes");
+    let mut vm = rig.vm(|part| part.balloon = 100);
+    rig.told("a VM", 0, |line| {
+        line.starts_with("vm 1: process").then_some(())
+    });
+    let killed = now_ns();
+    kill(trio.standby);
+    rig.told("that nobody stands by", killed, |line| {
+        line.contains("NOBODY STANDS BY").then_some(())
+    });
+    kill(trio.supervisor);
+    rig.told("that the worker is alone", killed, |line| {
+        line.contains("THE SUPERVISOR IS GONE").then_some(())
+    });
+    assert_eq!(vm.sound_report().failed, NONE);
+    drop(vm);
+    until("its end", || is_gone(trio.worker));
+}
+
+fn program_of(pid: Pid) -> PathBuf {
+    let program = format!("/proc/{}/exe", pid.as_raw_nonzero());
+    std::fs::read_link(program).expect("it lives")
+}
+
+fn a_standby_is_of_the_upgraded_program() {
+    let mut rig = Rig::new(with_standby);
+    let mut trio = Trio::of(&rig);
+    let other = rig.copy("other");
+    let asked = now_ns();
+    rig.upgrade(Some(&other)).expect("upgraded");
+    trio.worker = rig.worker_after(asked).1;
+    trio.standby = rig.standby_after(asked);
+    assert_eq!(program_of(trio.standby), other);
+    // So is whatever it starts.
+    trio.lose_supervisor(&mut rig);
+    rig.kill_worker(&mut trio.worker);
+    assert_eq!(program_of(trio.worker), other);
+}
+
+fn an_upgrade_ends_with_its_supervisor() {
+    let mut rig = Rig::new(with_standby);
+    let mut trio = Trio::of(&rig);
+    let mut vm = rig.vm(|part| part.balloon = 100);
+    let silent = rig.script("silent", "read nothing");
+    let refused = std::thread::scope(|scope| {
+        let refused = scope.spawn(|| rig.upgrade(Some(&silent)));
+        let name = silent.to_str().expect("a plain name").to_owned();
+        until("the candidate is there", || rig.runs(&name));
+        kill(trio.supervisor);
+        refused.join().expect("no panic")
+    });
+    let refused = refused.expect_err("nobody goes on with it");
+    assert!(refused.contains("the supervisor has died"), "{refused}");
+    trio.take_over(&mut rig, 0);
+    // It takes new VMs in, and can be upgraded.
+    let mut other = rig.vm(|part| part.pages = 64);
+    assert_eq!(other.sound_report().failed, NONE);
+    let asked = now_ns();
+    rig.upgrade(None).expect("upgraded");
+    assert_ne!(rig.worker_after(asked).1, trio.worker);
+    assert_eq!(vm.sound_report().failed, NONE);
+}
