@@ -3,6 +3,7 @@
 //! ```text
 //!  Linux alone ─── synchronous ──► "Bad address"         asynchronous ──► the loop
 //!  Surefault ───── every mode ───► the same report ──── repaired ──► the guest finishes
+//!                                                       told ──────► it kills one task, the other finishes
 //! ```
 //!
 //! Each scene is a run like any other; the story is told by the runs' results, and goes as told
@@ -52,7 +53,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
         Format::Json => None,
     };
     let mut story: Vec<Played> = Vec::new();
-    for scene in scene::all(machine) {
+    let no_user = scene::no_user(machine);
+    for scene in scene::all(no_user.is_none()) {
         if let Some(teller) = &mut teller {
             teller.begin(scene)?;
         }
@@ -70,8 +72,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     }
     let elapsed = started.elapsed();
     match &mut teller {
-        Some(teller) => teller.close(&story, elapsed)?,
-        None => print_json(&Story::of(machine, &story, elapsed))?,
+        Some(teller) => teller.close(&story, no_user.as_deref(), elapsed)?,
+        None => print_json(&Story::of(machine, &story, no_user.as_deref(), elapsed))?,
     }
     Ok(match story.iter().all(|played| played.problem.is_none()) {
         true => Exit::Ran,

@@ -18,6 +18,7 @@ pub(super) struct Story<'a> {
     outcome: Ended,
     elapsed_ns: u64,
     steps: Vec<Step<'a>>,
+    no_user: Option<&'a str>,
 }
 
 /// How the story ended.
@@ -39,7 +40,12 @@ struct Step<'a> {
 }
 
 impl<'a> Story<'a> {
-    pub(super) fn of(machine: Machine, played: &'a [Played], elapsed: Duration) -> Story<'a> {
+    pub(super) fn of(
+        machine: Machine,
+        played: &'a [Played],
+        no_user: Option<&'a str>,
+        elapsed: Duration,
+    ) -> Story<'a> {
         let as_told = played.iter().all(|played| played.problem.is_none());
         Story {
             schema: SCHEMA,
@@ -51,6 +57,7 @@ impl<'a> Story<'a> {
             },
             elapsed_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
             steps: played.iter().map(Step::of).collect(),
+            no_user,
         }
     }
 }
@@ -82,7 +89,7 @@ mod tests {
 
     fn played(problem: Option<&str>) -> Played {
         Played {
-            scene: scene::all(Machine::Kvm).next().expect("scenes"),
+            scene: scene::all(false).next().expect("scenes"),
             ran: reported(),
             problem: problem.map(str::to_owned),
         }
@@ -91,7 +98,7 @@ mod tests {
     #[test]
     fn every_field_is_described() {
         let played = [played(None)];
-        let story = Story::of(Machine::Kvm, &played, Duration::from_secs(3));
+        let story = Story::of(Machine::Kvm, &played, None, Duration::from_secs(3));
         let value = serde_json::to_value(story).unwrap();
         assert_described(
             "surefault demo",
@@ -105,7 +112,7 @@ mod tests {
     #[test]
     fn one_step_can_spoil_it() {
         let played = [played(None), played(Some("a sum is wrong"))];
-        let story = Story::of(Machine::Kvm, &played, Duration::from_secs(3));
+        let story = Story::of(Machine::Kvm, &played, None, Duration::from_secs(3));
         let value = serde_json::to_value(story).unwrap();
         assert_eq!(value["outcome"], "not-as-told");
         assert_eq!(value["steps"][1]["problem"], "a sum is wrong");

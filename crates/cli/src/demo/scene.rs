@@ -6,6 +6,7 @@ use surefault_core::plan::{FailureMode, FaultPlan, Latency, PageSet, Rule};
 use surefault_core::policy::PolicyKind;
 use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, PagerMode, Reported, RunSpec};
 use surefault_core::{CauseKind, PageCount, PageIndex};
+use surefault_kvm::vm::{Faults, Vm, VmError};
 
 use crate::machine::{Machine, Ran};
 
@@ -26,6 +27,8 @@ pub(super) struct Scene {
     apf: ApfMode,
     /// The page is repaired when it has been reported, and the vCPU run on.
     pub(super) repaired: bool,
+    /// The guest is told, and kills the one of its two tasks that needs the page.
+    pub(super) told: bool,
     pub(super) expected: Outcome,
 }
 
@@ -36,6 +39,7 @@ const fn linux(name: &'static str, title: &'static str, apf: ApfMode, expected: 
         pager: PagerMode::None,
         apf,
         repaired: false,
+        told: false,
         expected,
     }
 }
@@ -47,6 +51,7 @@ const fn reported(name: &'static str, title: &'static str, apf: ApfMode) -> Scen
         pager: PagerMode::Surefault,
         apf,
         repaired: false,
+        told: false,
         expected: Outcome::Reported,
     }
 }
@@ -58,11 +63,12 @@ const fn repaired(name: &'static str, title: &'static str, apf: ApfMode) -> Scen
         pager: PagerMode::Surefault,
         apf,
         repaired: true,
+        told: false,
         expected: Outcome::Finished,
     }
 }
 
-static SCENES: [Scene; 8] = [
+static SCENES: [Scene; 9] = [
     linux(
         "linux-off",
         "Linux alone, every fault synchronous",
@@ -105,13 +111,35 @@ static SCENES: [Scene; 8] = [
         "The page is repaired, the vCPU runs on (--apf user)",
         ApfMode::User,
     ),
+    Scene {
+        name: "told-kernel",
+        title: "Two tasks, and the guest is told (--apf kernel --on-error guest)",
+        pager: PagerMode::Surefault,
+        apf: ApfMode::Kernel,
+        repaired: false,
+        told: true,
+        expected: Outcome::Finished,
+    },
 ];
 
-/// The scenes that this machine can play, in order.
-pub(super) fn all(machine: Machine) -> impl Iterator<Item = &'static Scene> {
+/// Why a machine cannot play the scenes with asynchronous faults from user space, if it cannot.
+pub(super) fn no_user(machine: Machine) -> Option<String> {
+    let made = match machine {
+        Machine::Kvm => Vm::new(Faults::FromUserSpace { error_word: false }, Irqchip::Kernel),
+        Machine::Simulated => return None,
+    };
+    // Without KVM at all, the first scene says so.
+    match made {
+        Ok(_) | Err(VmError::NoKvm | VmError::Forbidden) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// The scenes, in order; those with asynchronous faults from user space only if asked for.
+pub(super) fn all(user: bool) -> impl Iterator<Item = &'static Scene> {
     SCENES.iter().filter(move |scene| match scene.apf {
         ApfMode::Off | ApfMode::Kernel => true,
-        ApfMode::User => machine == Machine::Simulated,
+        ApfMode::User => user,
     })
 }
 
@@ -139,7 +167,7 @@ impl Scene {
             latency: None,
         });
         RunSpec {
-            tasks: 1,
+            tasks: 1 + u16::from(self.told),
             vcpus: 1,
             pages: PageCount::new(PAGES),
             seed: SEED,
@@ -150,7 +178,10 @@ impl Scene {
             pager: self.pager,
             apf: self.apf,
             irqchip: Irqchip::Kernel,
-            on_error: OnError::Exit,
+            on_error: match self.told {
+                true => OnError::Guest,
+                false => OnError::Exit,
+            },
             policy: PolicyKind::default(),
         }
     }
@@ -171,6 +202,13 @@ impl Scene {
         }
         if self.expected == Outcome::Looped && stats.returns > 0 {
             return Some(format!("KVM_RUN returned {} times", stats.returns));
+        }
+        if self.told {
+            let ended = (stats.tasks_killed, stats.tasks_finished);
+            let (killed, finished) = ended;
+            return (ended != (1, 1)).then(|| {
+                format!("{killed} tasks were killed and {finished} finished, not 1 and 1")
+            });
         }
         if self.repaired {
             return (stats.healed != 1)

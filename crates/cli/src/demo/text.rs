@@ -61,7 +61,15 @@ impl Teller {
     }
 
     /// The end.
-    pub(super) fn close(&mut self, story: &[Played], elapsed: Duration) -> Result<(), Failure> {
+    pub(super) fn close(
+        &mut self,
+        story: &[Played],
+        no_user: Option<&str>,
+        elapsed: Duration,
+    ) -> Result<(), Failure> {
+        if let Some(reason) = no_user {
+            let _ = writeln!(self.held_back, "\nNot played here, --apf user: {reason}.");
+        }
         let otherwise = story.iter().filter(|played| played.problem.is_some());
         let names: Vec<&str> = otherwise.map(|played| played.scene.name).collect();
         let _ = match names.is_empty() {
@@ -97,6 +105,12 @@ impl Teller {
                 }
             }
             (Outcome::Looped, _) => looped(played),
+            (Outcome::Finished, _) if played.scene.told => {
+                let (killed, finished) = (result.stats.tasks_killed, result.stats.tasks_finished);
+                let killed = count(killed.into(), "task");
+                let finished = count(finished.into(), "task");
+                format!("The guest lives: {killed} killed by it, {finished} finished.")
+            }
             (Outcome::Finished, _) => {
                 let pages = count(result.stats.pages_done, "page visit");
                 let right = match played.ran.counts {

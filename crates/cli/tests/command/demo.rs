@@ -41,10 +41,11 @@ fn assert_as_told(machine: &str, modes: &[&str]) {
             .map(move |mode| format!("{who}-{mode}"))
             .collect()
     };
-    let wanted: [Vec<String>; 3] = [
+    let wanted: [Vec<String>; 4] = [
         vec!["linux-off".to_owned(), "linux-kernel".to_owned()],
         of("surefault"),
         of("repaired"),
+        vec!["told-kernel".to_owned()],
     ];
     assert_eq!(names, wanted.concat());
 
@@ -54,6 +55,11 @@ fn assert_as_told(machine: &str, modes: &[&str]) {
     };
     assert_eq!(step("linux-off")["report"]["cause"]["kind"], "bad-address");
     assert_eq!(step("linux-kernel")["outcome"], "looped");
+    let told = &step("told-kernel")["stats"];
+    assert_eq!(
+        (&told["tasks_killed"], &told["tasks_finished"]),
+        (&1.into(), &1.into())
+    );
     for mode in modes {
         let reported = step(&format!("surefault-{mode}"));
         assert_eq!(reported["report"]["page"], 63);
@@ -70,7 +76,7 @@ fn the_story_on_the_simulated_machine() {
 }
 
 fn the_story_on_kvm() {
-    assert_as_told("kvm", &["off", "kernel"]);
+    assert_as_told("kvm", &crate::run::modes());
 }
 
 fn the_story_in_words() {
@@ -88,6 +94,7 @@ fn the_story_in_words() {
         "  access  ",
         "The same report, field by field.",
         "The guest has finished",
+        "The guest lives: 1 task killed by it, 1 task finished.",
         "\nThe story went as told, in ",
     ] {
         assert!(ran.stdout.contains(words), "'{words}': {}", ran.stdout);

@@ -50,7 +50,7 @@ fn json(arguments: &[&str]) -> Ran {
 }
 
 /// Who may run the asynchronous faults on this host.
-fn modes() -> Vec<&'static str> {
+pub(crate) fn modes() -> Vec<&'static str> {
     let user = run(&["--pages", "1", "--apf", "user"]);
     match user.code {
         Some(0) => vec!["off", "kernel", "user"],
