@@ -83,6 +83,12 @@ pub struct Trap {
     pub cr2: u64,
 }
 
+/// Words of [`VcpuArea::idle_stack`].
+const IDLE_STACK: usize = 32;
+/// Where it ends, in the area.
+pub(crate) const IDLE_STACK_END: usize =
+    offset_of!(VcpuArea, idle_stack) + IDLE_STACK * size_of::<u64>();
+
 /// What ring 0 keeps about one vCPU; its address is in r15, always. The run queue follows it.
 #[repr(C, align(64))]
 pub struct VcpuArea {
@@ -115,8 +121,8 @@ pub struct VcpuArea {
     pub apic: u32,
     /// The exception reported through [`PORT_TRAP`].
     pub trap: Trap,
-    /// The stack of a vCPU that halts because it has nothing to run.
-    pub idle_stack: [u64; 16],
+    /// The stack of a vCPU that starts, or halts because it has nothing to run.
+    pub idle_stack: [u64; IDLE_STACK],
 }
 
 /// An entry of the map from tokens to the tasks that wait for them.
@@ -135,8 +141,9 @@ pub struct Waiter {
 /// segment points while the task runs; saving a task is five pushes more.
 #[repr(C, align(16))]
 pub struct Task {
-    /// Room for a call from a trap handler that has pushed all of the frame.
-    pub scratch: [u64; 4],
+    /// Room for a call from a trap handler that has pushed all of the frame, and for a machine check
+    /// on top of that.
+    pub scratch: [u64; 12],
     /// The registers of the task while it does not run.
     pub frame: Frame,
     /// The task's number, or [`NO_TASK`] for the one that counts.

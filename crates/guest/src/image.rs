@@ -41,7 +41,7 @@ global_asm!(
     TRAP_RIP = const offset_of!(VcpuArea, trap) + offset_of!(Trap, rip),
     TRAP_CS = const offset_of!(VcpuArea, trap) + offset_of!(Trap, cs),
     TRAP_CR2 = const offset_of!(VcpuArea, trap) + offset_of!(Trap, cr2),
-    IDLE_STACK_END = const offset_of!(VcpuArea, idle_stack) + 16 * size_of::<u64>(),
+    IDLE_STACK_END = const crate::abi::IDLE_STACK_END,
     // A waiter.
     WAITER_TOKEN = const offset_of!(Waiter, token),
     WAITER_TASK = const offset_of!(Waiter, task),

@@ -122,6 +122,8 @@ pub struct Layout {
 pub struct VcpuStart {
     /// The first instruction.
     pub rip: Gva,
+    /// For rsp: the end of a stack that it has to itself.
+    pub rsp: Gva,
     /// For r15: the vCPU's area.
     pub r15: Gva,
     /// The page tables' root.
@@ -211,6 +213,7 @@ impl Layout {
         let area = self.area(vcpu)?.get();
         Some(VcpuStart {
             rip: self.entry,
+            rsp: Gva::new(area + abi::IDLE_STACK_END as u64),
             r15: Gva::new(area),
             cr3: self.cr3,
             gdt: self.gdt,

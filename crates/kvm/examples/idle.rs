@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use surefault_core::faults::LinuxApf;
-use surefault_core::residency::PageState;
 use surefault_core::run::Irqchip;
-use surefault_core::{Cause, Gpa, Hva, PageId, PageSize, VcpuId};
+use surefault_core::{Gpa, VcpuId};
 use surefault_kvm::memory::Mapping;
-use surefault_kvm::pages::PageSource;
+use surefault_kvm::pages::NoPages;
 use surefault_kvm::signals;
 use surefault_kvm::vcpu::{Exit, Vcpu};
 use surefault_kvm::vm::{Faults, Vm};
@@ -27,27 +26,6 @@ const IDLE: Duration = Duration::from_secs(3);
 const SETTLED: Duration = Duration::from_millis(500);
 /// `sti; hlt; jmp` back to the hlt, in real mode.
 const CODE: [u8; 4] = [0xfb, 0xf4, 0xeb, 0xfd];
-
-/// Provides no page on demand: the guest's one page is there.
-struct NoPages;
-
-impl PageSource for NoPages {
-    fn page_size(&self) -> PageSize {
-        PageSize::KIB_4
-    }
-
-    fn page_of(&self, _: Hva) -> Option<PageId> {
-        None
-    }
-
-    fn demand(&self, _: PageId) -> PageState {
-        PageState::Absent
-    }
-
-    fn cause_text(&self, cause: Cause) -> String {
-        cause.kind.to_string()
-    }
-}
 
 /// What this process has used of the CPU.
 fn cpu_time() -> Result<Duration, Box<dyn Error>> {

@@ -66,6 +66,7 @@ pub fn start(vcpu: &VcpuFd, start: &VcpuStart, apic: Apic) -> Result<(), BootErr
 
     let regs = kvm_regs {
         rip: start.rip.get(),
+        rsp: start.rsp.get(),
         r15: start.r15.get(),
         rflags: RFLAGS_RESERVED,
         ..Default::default()

@@ -43,6 +43,7 @@
 pub mod abi;
 pub mod apf;
 pub mod boot;
+mod broadcast;
 pub mod check;
 mod cpu;
 mod crew;

@@ -16,6 +16,7 @@ use surefault_guest::{
 use thiserror::Error;
 
 use crate::apf::Apf;
+use crate::broadcast::Broadcast;
 use crate::mce::Vendor;
 use crate::memory::{Mapping, MemoryError};
 use crate::pages::PageSource;
@@ -134,12 +135,18 @@ impl Machine {
             OnError::Exit | OnError::Stop => Watch::new(spec.vcpus, linux_apf)?,
             OnError::Guest => Watch::telling(spec.vcpus, linux_apf)?,
         });
+        let together = spec.on_error == OnError::Guest && spec.vcpus > 1;
+        let broadcast = together.then(|| Arc::new(Broadcast::new(spec.vcpus)));
         let vcpus = (0..u32::from(spec.vcpus))
             .map(VcpuId::new)
             .map(|id| {
                 let vcpu = Vcpu::new(&vm, id, Arc::clone(pages), Arc::clone(&watch), signals)?;
                 let vcpu = match &spec.apf {
                     Some(apf) => vcpu.with_apf(Arc::clone(apf)),
+                    None => vcpu,
+                };
+                let vcpu = match &broadcast {
+                    Some(broadcast) => vcpu.with_broadcast(Arc::clone(broadcast)),
                     None => vcpu,
                 };
                 let start = layout.start(id).expect("laid out for as many vCPUs");

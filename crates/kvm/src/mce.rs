@@ -7,11 +7,10 @@
 //! |---|---|---|
 //! | Intel, one vCPU | that one | data load, action required (SDM 3B, 16.9): S and AR |
 //! | Intel, several | the one alone, where the guest has switched local machine checks on (LMCE) | the same, with LMCE_S |
+//! | | else all of them at once (`broadcast.rs`) | the same; for the others, one without an address that says "not here" |
 //! | AMD | the one alone | poison consumed (APM 2, 9.3), for guests that are told of SUCCOR |
 //!
-//! For an Intel guest with several vCPUs and without LMCE the hardware would interrupt all of them
-//! at once. That is not done: such a guest cannot be told. Nor can one with machine checks off, or
-//! in the middle of one: the CPU would shut down.
+//! A guest with machine checks off, or in the middle of one, cannot be told: the CPU would shut down.
 #![expect(
     unsafe_code,
     reason = "speaks of machine checks by ioctls that nobody wraps"
@@ -28,6 +27,7 @@ use crate::abi::{
     KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_X86_SET_MCE, KVM_X86_SETUP_MCE, MSR_MC0_CTL, MSR_MCG_CTL,
     MSR_MCG_EXT_CTL, MSR_MCG_STATUS,
 };
+use crate::broadcast::Readiness;
 
 /// Banks of a vCPU, as many as QEMU gives.
 const BANKS: u64 = 10;
@@ -44,11 +44,15 @@ const LMCE_ENABLED: u64 = 1;
 
 /// In MCG_STATUS: the program can be restarted at RIP, RIP is the instruction, in progress.
 const RIPV_EIPV_MCIP: u64 = 0b111;
+/// The same where the instruction has nothing to do with it.
+const RIPV_MCIP: u64 = 0b101;
 const MCIP: u64 = 1 << 2;
 const LMCE_SIGNALED: u64 = 1 << 3;
 
 /// In a bank's status: valid, uncorrected, enabled, with misc and address.
 const VALID: u64 = 1 << 63 | 1 << 61 | 1 << 60 | 1 << 59 | 1 << 58;
+/// The same without anything to tell about: on the vCPUs that the error is not of.
+const ELSEWHERE: u64 = 1 << 63 | 1 << 61;
 /// Intel: signaled, action required; data load.
 const ACTION_REQUIRED: u64 = 1 << 56 | 1 << 55 | 0x134;
 /// AMD: poison.
@@ -123,6 +127,8 @@ pub struct MachineChecks {
 enum Form {
     Intel,
     IntelLocal,
+    /// All vCPUs at once.
+    IntelAll,
     Amd,
 }
 
@@ -144,12 +150,27 @@ impl MachineChecks {
         (asked == 0 && set == 0).then_some(MachineChecks { vendor, vcpus, cap })
     }
 
-    /// Whether the guest on `vcpu`, whose CR4 has machine checks on, would take one now.
-    pub(crate) fn are_taken(&self, vcpu: &VcpuFd) -> bool {
+    /// Whether the guest on `vcpu`, whose CR4 has machine checks on, would take one now: not yet if
+    /// it is in the middle of one.
+    pub(crate) fn readiness(&self, vcpu: &VcpuFd) -> Readiness {
         let on = |msr| read_msr(vcpu, msr) == Some(u64::MAX);
-        let idle = read_msr(vcpu, MSR_MCG_STATUS).is_some_and(|status| status & MCIP == 0);
         let reported = on(MSR_MC0_CTL) && (self.cap & CAP_CTL == 0 || on(MSR_MCG_CTL));
-        idle && reported && self.form(vcpu).is_some()
+        match read_msr(vcpu, MSR_MCG_STATUS) {
+            Some(_) if !reported || self.form(vcpu).is_none() => Readiness::Never,
+            Some(status) if status & MCIP != 0 => Readiness::NotYet,
+            Some(_) => Readiness::Ready,
+            None => Readiness::Never,
+        }
+    }
+
+    /// Whether a machine check on `vcpu` is one of all vCPUs.
+    pub(crate) fn are_everybodys(&self, vcpu: &VcpuFd) -> bool {
+        self.form(vcpu) == Some(Form::IntelAll)
+    }
+
+    /// Whether they can be: as long as the guest switches no local ones on.
+    pub(crate) fn may_be_everybodys(&self) -> bool {
+        form(self.vendor, self.vcpus, self.cap, || false) == Some(Form::IntelAll)
     }
 
     /// Queues a machine check for the memory at `gpa` on `vcpu`, whose guest would take it.
@@ -157,13 +178,12 @@ impl MachineChecks {
         let Some(form) = self.form(vcpu) else {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         };
-        let record = record(form, gpa);
-        // SAFETY: KVM_X86_SET_MCE reads the structure that it is given.
-        let set = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_X86_SET_MCE, &raw const record) };
-        match set {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        set(vcpu, &record(form, gpa))
+    }
+
+    /// Queues a machine check on `vcpu` that is about a page that another one wanted.
+    pub(crate) fn queue_elsewhere(&self, vcpu: &VcpuFd) -> io::Result<()> {
+        set(vcpu, &elsewhere())
     }
 
     fn form(&self, vcpu: &VcpuFd) -> Option<Form> {
@@ -180,14 +200,15 @@ fn form(vendor: Vendor, vcpus: u16, cap: u64, local: impl Fn() -> bool) -> Optio
         Vendor::Amd => Some(Form::Amd),
         Vendor::Intel if cap & CAP_SER == 0 => None,
         Vendor::Intel if local() => Some(Form::IntelLocal),
-        Vendor::Intel => (vcpus == 1).then_some(Form::Intel),
+        Vendor::Intel if vcpus == 1 => Some(Form::Intel),
+        Vendor::Intel => Some(Form::IntelAll),
         Vendor::Other => None,
     }
 }
 
 fn record(form: Form, gpa: Gpa) -> kvm_x86_mce {
     let (status, mcg_status) = match form {
-        Form::Intel => (VALID | ACTION_REQUIRED, RIPV_EIPV_MCIP),
+        Form::Intel | Form::IntelAll => (VALID | ACTION_REQUIRED, RIPV_EIPV_MCIP),
         Form::IntelLocal => (VALID | ACTION_REQUIRED, RIPV_EIPV_MCIP | LMCE_SIGNALED),
         Form::Amd => (VALID | POISON, RIPV_EIPV_MCIP),
     };
@@ -198,6 +219,24 @@ fn record(form: Form, gpa: Gpa) -> kvm_x86_mce {
         mcg_status,
         bank: 0,
         ..Default::default()
+    }
+}
+
+fn elsewhere() -> kvm_x86_mce {
+    kvm_x86_mce {
+        status: ELSEWHERE,
+        mcg_status: RIPV_MCIP,
+        bank: 0,
+        ..Default::default()
+    }
+}
+
+fn set(vcpu: &VcpuFd, record: &kvm_x86_mce) -> io::Result<()> {
+    // SAFETY: KVM_X86_SET_MCE reads the structure that it is given.
+    let set = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_X86_SET_MCE, record) };
+    match set {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -221,7 +260,7 @@ mod tests {
         assert_eq!(of(Vendor::Amd, 8, 0, false), Some(Form::Amd));
         assert_eq!(of(Vendor::Intel, 1, CAP_SER, false), Some(Form::Intel));
         assert_eq!(of(Vendor::Intel, 2, CAP_SER, true), Some(Form::IntelLocal));
-        assert_eq!(of(Vendor::Intel, 2, CAP_SER, false), None);
+        assert_eq!(of(Vendor::Intel, 2, CAP_SER, false), Some(Form::IntelAll));
         assert_eq!(of(Vendor::Intel, 1, 0, true), None);
         assert_eq!(of(Vendor::Other, 1, CAP_SER, true), None);
     }
@@ -235,6 +274,10 @@ mod tests {
             (0x1000, 0x8c, 7)
         );
         assert_eq!(record(Form::IntelLocal, Gpa::new(0)).mcg_status, 15);
+        assert_eq!(record(Form::IntelAll, Gpa::new(0)).status, intel.status);
+        let elsewhere = elsewhere();
+        assert_eq!(elsewhere.status, 0xa000_0000_0000_0000);
+        assert_eq!((elsewhere.addr, elsewhere.mcg_status), (0, 5));
         let amd = record(Form::Amd, Gpa::new(0x1000));
         assert_eq!(amd.status, 0xbc00_0800_0000_0000);
         assert_eq!(amd.mcg_status, 7);

@@ -52,6 +52,28 @@ pub trait PageSource: Send + Sync {
     fn cause_text(&self, cause: Cause) -> String;
 }
 
+/// Provides no page on demand: for guests whose memory is all there.
+#[derive(Clone, Copy, Debug)]
+pub struct NoPages;
+
+impl PageSource for NoPages {
+    fn page_size(&self) -> PageSize {
+        host_page_size()
+    }
+
+    fn page_of(&self, _: Hva) -> Option<PageId> {
+        None
+    }
+
+    fn demand(&self, _: PageId) -> PageState {
+        PageState::Absent
+    }
+
+    fn cause_text(&self, cause: Cause) -> String {
+        cause.kind.to_string()
+    }
+}
+
 /// A mapping whose pages come from a pager in this process.
 pub struct Paged {
     // Dropped before the mapping that it serves.

@@ -15,17 +15,17 @@
 //! again, which succeeds if the page has been healed and ends in the same report otherwise.
 
 use core::ptr::NonNull;
-use core::time::Duration;
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use surefault_core::faults::Seen;
 use surefault_core::run::Irqchip;
-use surefault_core::{FaultReport, Gpa, Gva, PageId, PageSize, VcpuId};
+use surefault_core::{FaultReport, Gpa, PageId, PageSize, VcpuId};
 use surefault_guest::{Apic, VcpuStart};
 
 use crate::apf::{self, Apf};
 use crate::boot;
+use crate::broadcast::Broadcast;
 use crate::cpu::Cpu;
 use crate::interrupts::Interrupts;
 use crate::mce::MachineChecks;
@@ -37,22 +37,16 @@ use crate::vm::{Slot, Vm};
 use crate::watch::{Judgement, Refusal, Watch};
 
 use missing::Missing;
+use retries::Retries;
+use tell::Others;
 
 mod error;
 mod missing;
+mod retries;
 mod tell;
 mod user;
 
 pub use error::VcpuError;
-
-/// An access that found its page neither present nor failed this often, in a row, at one
-/// instruction: somebody is not telling the truth, and a loop without end is what we are here
-/// to prevent.
-const MAX_RETRIES: u32 = 10_000;
-
-/// The first retries are made at once; later ones give whoever settles the page this much time.
-const RETRY_PAUSE: Duration = Duration::from_millis(1);
-const EAGER_RETRIES: u32 = 16;
 
 /// A vCPU of a VM.
 pub struct Vcpu {
@@ -71,6 +65,8 @@ pub struct Vcpu {
     unfinished: Option<Unfinished>,
     /// Where KVM has them.
     machine_checks: Option<MachineChecks>,
+    /// Where all vCPUs may have to take one together.
+    broadcast: Option<Arc<Broadcast>>,
     /// An exception is queued for the next entry, which no other event may join.
     exception_queued: bool,
 }
@@ -135,6 +131,7 @@ impl Vcpu {
             apf: None,
             unfinished: None,
             machine_checks,
+            broadcast: None,
             exception_queued: false,
         })
     }
@@ -142,6 +139,14 @@ impl Vcpu {
     /// Has its asynchronous faults come from `apf`, which is attached to its VM.
     pub fn with_apf(mut self, apf: Arc<Apf>) -> Vcpu {
         self.apf = Some(apf);
+        self
+    }
+
+    /// Has its machine checks be those of all vCPUs of its VM, where its guest's CPUs know no others.
+    pub(crate) fn with_broadcast(mut self, broadcast: Arc<Broadcast>) -> Vcpu {
+        let checks = self.machine_checks.as_ref();
+        let together = checks.is_some_and(MachineChecks::may_be_everybodys);
+        self.broadcast = together.then_some(broadcast);
         self
     }
 
@@ -182,9 +187,16 @@ impl Vcpu {
     /// # Errors
     /// When the guest cannot go on for a reason that is not a page's failure.
     pub fn run(&mut self) -> Result<Exit, VcpuError> {
-        if let Some(apf) = self.apf.clone() {
-            return self.run_from_user_space(&apf);
+        let broadcast = self.broadcast.as_ref();
+        let _present = broadcast.map(|broadcast| broadcast.present(self.id, &self.kicker));
+        match self.apf.clone() {
+            Some(apf) => self.run_from_user_space(&apf),
+            None => self.run_under_linux(),
         }
+    }
+
+    /// As [`run`](Self::run), where Linux takes the faults.
+    fn run_under_linux(&mut self) -> Result<Exit, VcpuError> {
         let kicker = Arc::clone(&self.kicker);
         let immediate_exit = NonNull::from(&mut self.fd.get_kvm_run().immediate_exit);
         let armed = Run::new(&kicker, immediate_exit);
@@ -197,6 +209,7 @@ impl Vcpu {
             if kicker.take() {
                 return Ok(Exit::Kicked);
             }
+            self.stand_by()?;
             if self.halted {
                 self.sleep();
                 continue;
@@ -234,14 +247,15 @@ impl Vcpu {
             };
             let (fault, access) = self.fault(&missing)?;
             let mut judgement = self.watch.observed(self.id, fault, seen, missing.state);
+            let mut others = Others::Unneeded;
             if judgement == Judgement::Ask {
-                let listening = self.listening()?;
+                let listening;
+                (listening, others) = self.listening()?;
                 judgement = self.watch.listening(self.id, listening);
             }
             match judgement {
                 Judgement::Tell => {
-                    self.queue_machine_check(missing.gpa)?;
-                    self.exception_queued = true;
+                    self.queue_machine_check(missing.gpa, others)?;
                     retries = Retries::default();
                 }
                 Judgement::Report(fault, failure) => {
@@ -330,7 +344,9 @@ impl Vcpu {
         let open = self.fd.get_kvm_run().if_flag != 0;
         let interrupts = self.interrupts.as_ref();
         let raised = || open && interrupts.is_some_and(|interrupts| interrupts.first().is_some());
-        self.kicker.sleep_until(raised);
+        let broadcast = self.broadcast.as_ref();
+        let called = || broadcast.is_some_and(|broadcast| broadcast.wants(self.id));
+        self.kicker.sleep_until(|| raised() || called());
         self.halted = !raised();
     }
 
@@ -369,27 +385,5 @@ impl Vcpu {
                 source,
             }),
         }
-    }
-}
-
-/// Counts retries of one access in a row.
-#[derive(Default)]
-struct Retries {
-    at: Option<(Gva, Gpa)>,
-    count: u32,
-}
-
-impl Retries {
-    /// Counts one more retry there; false when there have been too many.
-    fn again_at(&mut self, rip: Gva, page: Gpa) -> bool {
-        if self.at != Some((rip, page)) {
-            self.at = Some((rip, page));
-            self.count = 0;
-        }
-        self.count += 1;
-        if self.count > EAGER_RETRIES {
-            std::thread::sleep(RETRY_PAUSE);
-        }
-        self.count <= MAX_RETRIES
     }
 }

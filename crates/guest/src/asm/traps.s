@@ -157,8 +157,17 @@ ready:
     jmp 2b
 
 # A page of the running task is lost for good: the task ends, the others go on. In ring 0, or with
-# nobody running, there is no task to blame.
+# nobody running, there is no task to blame. Where all vCPUs take one together, it can come to the
+# others at any instruction: all registers are somebody's, and there is room below every stack.
 machine_check:
+    push rax
+    push rcx
+    push rdx
+    mov ecx, {MSR_MCG_STATUS}
+    rdmsr
+    test al, 2                      # the instruction at which we stand?
+    jz elsewhere
+    add rsp, 24
     test byte ptr [rsp + 8], 3
     jz vectors + 18 * {VECTOR_STRIDE}
     cmp r14, [r15 + {COUNTER}]
@@ -171,6 +180,18 @@ machine_check:
     wrmsr
     mov dword ptr [r14 + {TASK_KILLED}], 1
     jmp task_ended
+    # It is another vCPU's.
+elsewhere:
+    xor eax, eax
+    xor edx, edx
+    mov ecx, {MSR_MC0_STATUS}
+    wrmsr
+    mov ecx, {MSR_MCG_STATUS}
+    wrmsr
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
 
 # What nobody expects is handed to the VMM: vector, error code, rip, cs, cr2.
     .balign {VECTOR_STRIDE}

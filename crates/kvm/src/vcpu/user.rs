@@ -47,6 +47,7 @@ impl Vcpu {
                 apf.left(self.id);
                 return Ok(Exit::Kicked);
             }
+            self.stand_by()?;
             match apf.enter(self.id, self.unfinished.is_none()) {
                 Next::Enter => {}
                 Next::Report(fault, failure) => return self.report(fault, failure),
@@ -99,10 +100,9 @@ impl Vcpu {
         match self.take(apf, fault) {
             Taken::Announced | Taken::Stopped => Ok(()),
             Taken::Ask => {
-                let listening = self.listening()?;
+                let (listening, others) = self.listening()?;
                 if apf.listening(self.id, listening) {
-                    self.queue_machine_check(gpa_of(&fault))?;
-                    self.exception_queued = true;
+                    self.queue_machine_check(gpa_of(&fault), others)?;
                     *retries = Retries::default();
                 }
                 Ok(())

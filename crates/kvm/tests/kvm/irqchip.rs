@@ -9,6 +9,7 @@ use surefault_core::faults::LinuxApf;
 use surefault_core::run::{ApfMode, Irqchip, Outcome, RunSpec};
 use surefault_core::{Gpa, VcpuId};
 use surefault_kvm::memory::Mapping;
+use surefault_kvm::pages::NoPages;
 use surefault_kvm::runner::{RunError, run};
 use surefault_kvm::signals;
 use surefault_kvm::vcpu::{Exit, Vcpu};
@@ -16,7 +17,7 @@ use surefault_kvm::vm::{Faults, Vm, VmError};
 use surefault_kvm::watch::Watch;
 
 use crate::Case;
-use crate::rig::{Healer, NoPages, assert_finished, assert_sums, failing, go, pattern, spec};
+use crate::rig::{Healer, assert_finished, assert_sums, failing, go, pattern, spec};
 
 pub(crate) const CASES: &[Case] = &[
     ("reports_are_the_same_with_either_irqchip", same),

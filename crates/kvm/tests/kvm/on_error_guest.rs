@@ -27,8 +27,12 @@ pub(crate) const CASES: &[Case] = &[
     ("a_guest_in_a_machine_check_is_reported", in_progress),
     ("a_guest_whose_bank_reports_nothing_is_reported", silent),
     (
-        "an_intel_guest_of_several_cpus_without_lmce_is_reported",
-        no_lmce,
+        "an_intel_guest_of_several_cpus_is_told_on_all_of_them",
+        everybody,
+    ),
+    (
+        "an_intel_guest_one_of_whose_cpus_cannot_be_told_is_reported",
+        not_everybody,
     ),
 ];
 
@@ -186,6 +190,20 @@ fn silent() {
     assert_reported(1, None, |vcpu| set_msr(vcpu, 0x400, 0));
 }
 
-fn no_lmce() {
-    assert_reported(2, Some(Vendor::Intel), |_| ());
+/// There are no local machine checks here (LMCE): the others take one that is not about them.
+fn everybody() {
+    for apf in modes() {
+        for vcpus in [2, 3] {
+            let result = changed(apf, vcpus, Some(Vendor::Intel), |_| ());
+            assert_killed(&result, KILLED, &format!("{vcpus} vCPUs, {apf:?}"));
+        }
+    }
+}
+
+fn not_everybody() {
+    assert_reported(2, Some(Vendor::Intel), |vcpu| {
+        if vcpu.id().get() == 1 {
+            set_msr(vcpu, 0x400, 0);
+        }
+    });
 }

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use surefault_core::plan::{FaultPlan, Latency};
 use surefault_core::policy::PolicyKind;
-use surefault_core::residency::PageState;
 use surefault_core::run::{
     ApfMode, Irqchip, OnError, Outcome, PagerMode, Reported, RunResult, RunSpec,
 };
 use surefault_core::workload::{FirstTouch, Touch, Workload};
-use surefault_core::{Cause, Hva, PageCount, PageId, PageIndex, PageSize};
-use surefault_kvm::pages::PageSource;
+use surefault_core::{PageCount, PageIndex, PageSize};
 use surefault_kvm::runner::{AfterReport, Observer, RunError, run, run_workload};
 use surefault_kvm::signals;
 use surefault_kvm::vm::{Faults, Vm};
@@ -166,26 +164,5 @@ impl Store for Code {
 
     fn read_now(&self, request: ReadRequest, buf: &mut [u8]) -> Option<Result<(), StoreError>> {
         Some(self.read(request, buf))
-    }
-}
-
-/// Provides no page on demand: for guests whose memory is all there.
-pub(crate) struct NoPages;
-
-impl PageSource for NoPages {
-    fn page_size(&self) -> PageSize {
-        PageSize::KIB_4
-    }
-
-    fn page_of(&self, _: Hva) -> Option<PageId> {
-        None
-    }
-
-    fn demand(&self, _: PageId) -> PageState {
-        PageState::Absent
-    }
-
-    fn cause_text(&self, cause: Cause) -> String {
-        cause.kind.to_string()
     }
 }

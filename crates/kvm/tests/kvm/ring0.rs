@@ -184,11 +184,11 @@ fn movabs_rdi(address: u64) -> Vec<u8> {
     code(&[&[0x48, 0xbf], &address.to_le_bytes()])
 }
 
-/// mov rdi, page 0; mov rax, [rdi+0x10]; mov [rdi+0x20], rax
-fn reading() -> Vec<u8> {
+/// mov rdi, page 0; mov rax, [rdi+at]; mov [rdi+0x20], rax
+fn reading(at: u8) -> Vec<u8> {
     code(&[
         &movabs_rdi(DATA_BASE),
-        &[0x48, 0x8b, 0x47, 0x10],
+        &[0x48, 0x8b, 0x47, at],
         &[0x48, 0x89, 0x47, 0x20],
         &SAY_DONE,
     ])
@@ -196,7 +196,7 @@ fn reading() -> Vec<u8> {
 
 /// There is no task to blame, so the kernel is told of nothing even where tasks are.
 fn read(apf: Option<Arc<Apf>>, on_error: OnError) {
-    let mut rig = Rig::new(&reading(), apf, on_error);
+    let mut rig = Rig::new(&reading(0x10), apf, on_error);
     let rip = CODE + 10;
     rig.assert_failed(0, rip, Access::Read);
     // Unhealed, it is the same again.
@@ -225,14 +225,24 @@ fn write(apf: Option<Arc<Apf>>) {
 /// KVM's emulator cannot be interrupted where it reads the page: a signal would make it fault on and
 /// on. Where ring 0 runs natively it is interrupted once, and waits.
 fn slow() {
+    slow_at(0x10);
+    // At a page's first byte it looks like any other fault, and is kicked, but once.
+    let faults = slow_at(0);
+    println!("{faults} events of a page's first byte in 100 ms");
+}
+
+/// The events until the page was there.
+fn slow_at(at: u8) -> u64 {
     let apf = user_apf(OnError::Exit);
     let plan = FaultPlan::new(SEED, Latency::fixed(Duration::from_millis(100)));
-    let mut rig = Rig::with_plan(&reading(), plan, Some(Arc::clone(&apf)), OnError::Exit);
+    let mut rig = Rig::with_plan(&reading(at), plan, Some(Arc::clone(&apf)), OnError::Exit);
     assert_eq!(rig.vcpu.run().unwrap(), Exit::Out(PORT_DONE));
-    assert_eq!(rig.word(0x20), PatternStore::word(SEED, 0x10));
+    assert_eq!(rig.word(0x20), PatternStore::word(SEED, at.into()));
     let counted = apf.counters();
     assert!(counted["kicks"] <= 1, "{counted:?}");
-    // The event of the fault, and those of the instruction made again: not a stream of them.
-    assert!(rig.paged.pager().stats().faults < 10, "{counted:?}");
     assert_eq!(counted["announced"], 0, "{counted:?}");
+    let faults = rig.paged.pager().stats().faults;
+    // The event of the fault, and those of the instruction made again: not a stream of them.
+    assert!(at == 0 || faults < 10, "{faults}: {counted:?}");
+    faults
 }
