@@ -1,9 +1,10 @@
 //! How many states a system has, how fast they are found, and what they cost:
-//! `cargo run --release -p surefault-check --example count -- [1|2] [INCIDENTS] [POLICY]`.
+//! `cargo run --release -p surefault-check --example count -- [1|2] [INCIDENTS] [POLICY] [DEATHS]`.
 
-use surefault_check::Limits;
 use surefault_check::system::{Config, check};
+use surefault_check::{Limits, Verdict};
 use surefault_core::policy::PolicyKind;
+use surefault_sim::world::Budgets;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -13,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(policy) => vec![policy.parse()?],
         None => PolicyKind::ALL.to_vec(),
     };
+    let deaths = args.get(3).map_or(Ok(0), |word| word.parse())?;
     for policy in policies {
         let config = match vcpus {
             "1" => Config::one_vcpu(policy),
@@ -20,6 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         let config = Config {
             incidents,
+            budgets: Budgets {
+                deaths,
+                ..config.budgets
+            },
             ..config
         };
         let checked = check(&config, &Limits::default(), |_| {})?;
@@ -34,6 +40,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             checked.peak_waiting >> 20,
             checked.elapsed.as_secs_f64(),
         );
+        for (property, verdict) in &checked.verdicts {
+            if let Verdict::Violated(way) = verdict {
+                println!("{property}: broken after {} steps", way.len());
+            }
+        }
     }
     Ok(())
 }

@@ -9,6 +9,8 @@
 //! * A deadline passes only where the source says nothing. A source that answers does so in time:
 //!   without a clock any deadline could pass before any answer, and every page could fail.
 //! * Incidents (deaths, repairs, ...) happen at any moment, as often as the [`Config`] says.
+//! * Where the worker that serves the pages may die, its pager takes its steps one by one; otherwise at
+//!   once. What is left out of the pager is said in `surefault_sim::machine`'s.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -109,6 +111,8 @@ impl System {
                 let is_silent = machine.setup().is_silent(page) && !machine.is_repaired(page);
                 !is_silent
             }
+            // These have a budget of their own.
+            Step::Die => false,
             _ => step.is_incident() && situation.incidents == 0,
         }
     }
@@ -146,7 +150,7 @@ impl System {
 
     fn judge(&self, from: &Situation, taken: Taken) -> Next<Action, Situation> {
         let broken = safety::broken(from, &taken);
-        let incident = taken.steps[0].is_incident();
+        let incident = taken.steps[0].is_incident() && taken.steps[0] != Step::Die;
         Next {
             acts: taken.acts,
             offers: taken.offers,

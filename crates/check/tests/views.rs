@@ -11,7 +11,7 @@ use surefault_check::system::Config;
 use surefault_core::faults::Paging;
 use surefault_core::plan::mix;
 use surefault_core::policy::{AnyPolicy, PolicyKind};
-use surefault_sim::world::{View, World};
+use surefault_sim::world::{Budgets, View, World};
 
 struct Walks {
     seen: HashMap<View<AnyPolicy>, World<AnyPolicy>>,
@@ -59,6 +59,10 @@ fn equal_views_have_equal_steps_and_equal_successors() {
             let config = Config {
                 paging,
                 touches: 2,
+                budgets: Budgets {
+                    deaths: u8::from(policy == PolicyKind::Exact),
+                    ..Config::ONE_OF_EACH
+                },
                 ..Config::two_vcpus(policy)
             };
             let setup = Arc::new(config.setup().expect("a configuration"));

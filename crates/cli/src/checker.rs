@@ -11,6 +11,7 @@ use surefault_check::system::{Checked, Config, ConfigError, Property, check};
 use surefault_check::{Limits, Progress, Verdict};
 use surefault_core::faults::Paging;
 use surefault_core::policy::PolicyKind;
+use surefault_sim::world::Budgets;
 
 pub(crate) use args::CheckArgs;
 
@@ -38,6 +39,7 @@ impl Row {
 /// Checks, and prints the table.
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let policies = match args.policy.is_empty() {
+        true if args.deaths > 0 => vec![PolicyKind::Exact],
         true => PolicyKind::ALL.to_vec(),
         false => args
             .policy
@@ -61,6 +63,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         let checked = checked.map_err(|error| match error {
             ConfigError::OutOfBounds { .. }
             | ConfigError::TooManyFailing { .. }
+            | ConfigError::Deaths(_)
             | ConfigError::Slots(_) => Failure::usage(format_args!("--{error}")),
             other => Failure::new(Exit::Usage, other),
         })?;
@@ -96,7 +99,10 @@ fn config(args: &CheckArgs, policy: PolicyKind) -> Config {
         },
         apf: args.apf == args::OnOff::On,
         incidents: args.incidents,
-        budgets: Config::ONE_OF_EACH,
+        budgets: Budgets {
+            deaths: args.deaths,
+            ..Config::ONE_OF_EACH
+        },
     }
 }
 

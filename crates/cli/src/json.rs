@@ -187,6 +187,9 @@ impl Simulated {
             wrong_reports,
             unclaimed,
             killed,
+            // No flag has the worker killed.
+            deaths: _,
+            wrong_pages: _,
             max_attempts,
             max_retries,
             max_asked_again,

@@ -225,6 +225,12 @@ impl Residency {
         self.fetches.get(fetch).is_some() && self.entries.iter().any(waits)
     }
 
+    /// Whether `page` has failed and the next demand for it is another try: its failure is older than
+    /// its time to live, or than this machine ([`restored`](Self::restored)).
+    pub fn tries_again(&self, page: PageId) -> bool {
+        self.failures.get(page).is_some_and(|record| record.expired)
+    }
+
     /// The pages that have failed, in order.
     pub fn failed_pages(&self) -> impl Iterator<Item = (PageId, crate::Failure)> + '_ {
         self.failures

@@ -109,6 +109,12 @@ impl<E, D: Copy> Agenda<E, D> {
         self.deadlines.push_back((when, deadline));
     }
 
+    /// Strikes out all deadlines, and the events that `is_gone` holds for.
+    pub(crate) fn forget(&mut self, is_gone: impl Fn(&E) -> bool) {
+        self.deadlines.clear();
+        self.heap.retain(|Reverse(slot)| !is_gone(&slot.event));
+    }
+
     /// Takes the next event, if it is due by `limit`; otherwise the time is `limit`.
     pub(crate) fn next(&mut self, limit: Duration) -> Option<Next<E, D>> {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);

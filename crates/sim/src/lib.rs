@@ -42,7 +42,7 @@ pub mod world;
 
 pub use result::{Counts, Histogram, Measured, SimResult};
 pub use sim::Sim;
-pub use spec::{Host, OnReport, Scheduling, SimError, SimSpec};
+pub use spec::{Deaths, Host, OnReport, Scheduling, SimError, SimSpec};
 
 use surefault_core::policy::AnyPolicy;
 

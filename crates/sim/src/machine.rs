@@ -27,6 +27,7 @@ pub(crate) mod bits;
 mod guest;
 mod happened;
 mod mapped;
+pub(crate) mod pager;
 mod pages;
 mod setup;
 mod threads;
@@ -44,6 +45,10 @@ pub use guest::rip_of;
 pub(crate) use guest::{Guest, Running, Task, TaskState};
 pub use happened::{Ended, Happened, Input, Move, Output, Pick, Why};
 pub(crate) use mapped::Mapped;
+#[cfg(any(test, feature = "defects"))]
+pub use pager::Mistake;
+pub(crate) use pager::{Pager, PagerView};
+pub use pager::{PagerParty, PagerStep};
 pub use setup::Setup;
 pub(crate) use threads::{Place, Thread};
 
@@ -64,6 +69,9 @@ pub struct Machine<P> {
     pub(crate) threads: Vec<Thread>,
     /// What is mapped for the guest.
     pub(crate) mapped: Mapped,
+    /// The pager that serves another process's memory; without one, what `pages` wants done is done
+    /// at once.
+    pub(crate) pager: Option<Box<Pager>>,
     /// Items whose work waits for their page, in the order in which they came.
     pub(crate) workers: Vec<(PageId, VcpuId, ItemId)>,
     /// Demands that found no room.
@@ -80,7 +88,7 @@ pub struct Machine<P> {
 }
 
 surefault_core::clone_in_place! { Machine<P> {
-    faults, pages, guest, threads, mapped, workers, backlog, repaired, picks, runs, stopped,
+    faults, pages, guest, threads, mapped, pager, workers, backlog, repaired, picks, runs, stopped,
     out; shared setup
 } }
 
@@ -90,6 +98,7 @@ impl<P: Policy> Machine<P> {
     /// # Errors
     /// When `setup` makes no sense.
     pub fn new(setup: Arc<Setup>, policy: P) -> Result<Machine<P>, SimError> {
+        setup.check()?;
         let pages = setup.workload.pages();
         let mut machine = Machine {
             faults: Faults::with(setup.faults, policy)?,
@@ -97,6 +106,7 @@ impl<P: Policy> Machine<P> {
             guest: Guest::new(&setup),
             threads: vec![Thread::new(); usize::from(setup.faults.vcpus)],
             mapped: Mapped::new(setup.paging(), pages),
+            pager: (setup.records).then(|| Box::new(Pager::new(pages.get() as usize))),
             workers: Vec::new(),
             backlog: VecDeque::new(),
             repaired: Bits::new(pages.get() as usize),
@@ -164,6 +174,25 @@ impl<P: Policy> Machine<P> {
         self.repaired.contains(page.get() as usize)
     }
 
+    /// Whether the worker that serves the pages lives; without a pager there is none that could die.
+    pub(crate) fn is_served(&self) -> bool {
+        self.pager.as_ref().is_some_and(|pager| pager.is_alive())
+    }
+
+    /// Whether the pager, or a thread that gives pages up, has anything to do.
+    pub(crate) fn is_pager_busy(&self) -> bool {
+        self.pager.as_ref().is_some_and(|pager| pager.is_busy())
+    }
+
+    /// What they can do.
+    pub(crate) fn pager_steps(&self) -> Vec<PagerStep> {
+        let mut steps = Vec::new();
+        if let Some(pager) = &self.pager {
+            pager.steps(&mut steps);
+        }
+        steps
+    }
+
     /// What followed from the steps since this was asked last. The list is to be
     /// [put back](Self::put_back), empty, for the next ones.
     pub fn take_outputs(&mut self) -> Vec<Output> {
@@ -195,6 +224,8 @@ impl<P: Policy> Machine<P> {
             Input::Remove(page) => self.remove(page),
             Input::Kill(task) => self.kill(task),
             Input::Migrate(task, v) => self.migrate(task, v),
+            Input::Pager(step) => self.pager_step(step),
+            Input::Die => self.kill_worker(),
         }
         self.settle();
         if self.picks.is_empty() {
@@ -211,7 +242,7 @@ impl<P: Policy> Machine<P> {
                 self.faults_effect(effect);
             } else if let Some(effect) = self.pages.poll_effect() {
                 self.pages_effect(effect);
-            } else {
+            } else if !self.reads_faults() {
                 break;
             }
         }

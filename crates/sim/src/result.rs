@@ -42,6 +42,10 @@ pub struct Counts {
     pub unclaimed: u64,
     /// Tasks that the guest killed.
     pub killed: u64,
+    /// How often the worker that serves the pages was killed.
+    pub deaths: u64,
+    /// How often a page had old data put in place, or zeros instead of its data.
+    pub wrong_pages: u64,
     /// The most attempts at a page that a report names.
     pub max_attempts: u8,
     /// The most often that one access met its page failed already: the retries that it took.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use surefault_core::faults::{self, Faults};
+use surefault_core::plan::mix;
 use surefault_core::policy::{AnyPolicy, Policy};
 use surefault_core::residency::{self, Generation, PageOutcome, Residency};
 use surefault_core::run::{ApfMode, Outcome, Reported, RunResult, RunStats, TaskId};
@@ -27,6 +28,12 @@ const EXIT: Duration = Duration::from_micros(5);
 const TOUCH: Duration = Duration::from_micros(2);
 /// A guest that is not running is asked again after this.
 const LATER: Duration = Duration::from_micros(10);
+/// What one step of the pager takes.
+const PAGER: Duration = Duration::from_micros(1);
+/// From a worker's death until another one begins.
+const RESTART: Duration = Duration::from_micros(200);
+/// Of the steps between which a worker may be killed at random one in so many.
+const DEADLY: u64 = 8;
 /// What one iteration of the counting task takes.
 const COUNT: Duration = Duration::from_micros(1);
 
@@ -49,6 +56,10 @@ enum Event {
     Repair(PageIndex),
     /// The balloon takes a page.
     Remove(PageIndex),
+    /// The pager takes a step.
+    Pager,
+    /// The worker that serves the pages is killed.
+    Die,
 }
 
 /// What the clock knows of a vCPU.
@@ -81,6 +92,11 @@ pub struct Sim<P> {
     counted: Duration,
     done: u64,
     report: Option<Reported>,
+    /// The pager's next step is on the agenda.
+    pager_goes_on: bool,
+    /// Deaths at random moments that are left, and what was drawn for them and for the pager's turns.
+    deaths_left: u16,
+    pager_draws: u64,
     recording: Option<Box<Recording>>,
 }
 
@@ -131,6 +147,9 @@ impl<P: Policy> Sim<P> {
             counted: Duration::ZERO,
             done: 0,
             report: None,
+            pager_goes_on: false,
+            deaths_left: spec.deaths.random,
+            pager_draws: 0,
             recording: None,
             spec: spec.clone(),
         })
@@ -150,6 +169,15 @@ impl<P: Policy> Sim<P> {
         }));
         sim.boot();
         Ok(sim)
+    }
+
+    /// The same with a deliberate mistake in the pager, for tests that must notice.
+    #[cfg(test)]
+    pub(crate) fn with_pager_mistake(mut self, mistake: crate::machine::Mistake) -> Sim<P> {
+        if let Some(pager) = &mut self.machine.pager {
+            pager.mistake = Some(mistake);
+        }
+        self
     }
 
     /// The steps that were recorded, in the words of [`World`](crate::world::World).
@@ -181,6 +209,9 @@ impl<P: Policy> Sim<P> {
         }
         for &(at, page) in &self.spec.removals {
             self.agenda.after(at, Event::Remove(page));
+        }
+        for &at in &self.spec.deaths.after {
+            self.agenda.after(at, Event::Die);
         }
     }
 
@@ -240,6 +271,10 @@ impl<P: Policy> Sim<P> {
             if self.spec.loop_limit.is_some_and(|limit| again >= limit) {
                 return Outcome::Looped;
             }
+            if self.is_deadly_step() {
+                self.apply(Input::Die);
+                self.settle();
+            }
             let next = match self.counts.steps < self.spec.max_steps {
                 true => self.agenda.next(self.spec.run.timeout),
                 false => None,
@@ -262,6 +297,12 @@ impl<P: Policy> Sim<P> {
                 self.measure_off();
             }
         }
+    }
+
+    /// The worker is to be killed before the next step.
+    fn is_deadly_step(&mut self) -> bool {
+        let steps = &mut self.spec.deaths.at_steps;
+        !steps.is_empty() && steps.remove(&(self.counts.steps + 1)) && self.machine.is_served()
     }
 
     /// A vCPU's thread makes its move.
@@ -297,7 +338,43 @@ impl<P: Policy> Sim<P> {
                 self.failed.remove(&page);
                 Input::Remove(page)
             }
+            Event::Pager => {
+                self.pager_goes_on = false;
+                self.pager_step()?
+            }
+            Event::Die if !self.machine.is_served() => return None,
+            Event::Die => Input::Die,
         })
+    }
+
+    /// What the pager does next, and whose turn it is: by the run's seed.
+    fn pager_step(&mut self) -> Option<Input> {
+        let steps = self.machine.pager_steps();
+        let step = *steps.get(self.draw_for_pager(steps.len().max(1) as u64) as usize)?;
+        let may_die = self.deaths_left > 0 && self.machine.is_served();
+        if may_die && self.draw_for_pager(DEADLY) == 0 {
+            self.deaths_left -= 1;
+            return Some(Input::Die);
+        }
+        Some(Input::Pager(step))
+    }
+
+    /// A number below `below`, from the run's seed.
+    fn draw_for_pager(&mut self, below: u64) -> u64 {
+        self.pager_draws += 1;
+        mix(self.spec.run.seed ^ mix(self.pager_draws << 32)) % below
+    }
+
+    /// Puts the pager's next step down, if it has one.
+    fn have_pager_go_on(&mut self) {
+        if !self.pager_goes_on && self.machine.is_pager_busy() {
+            self.pager_goes_on = true;
+            let after = match self.machine.is_served() {
+                true => PAGER,
+                false => RESTART,
+            };
+            self.agenda.after(after, Event::Pager);
+        }
     }
 
     /// Takes what followed from a step, and answers the schedulers.
@@ -308,6 +385,7 @@ impl<P: Policy> Sim<P> {
             self.apply(Input::Switch(pick.vcpu, task));
             self.take_outputs();
         }
+        self.have_pager_go_on();
     }
 
     fn apply(&mut self, input: Input) {
@@ -358,6 +436,9 @@ impl<P: Policy> Sim<P> {
             Output::FaultsTimer(timer, after) => {
                 self.agenda.after(after, Event::FaultsTimer(timer));
             }
+            Output::Died => self
+                .agenda
+                .forget(|event| matches!(event, Event::Fetched(..) | Event::PageTimer(_))),
             Output::AckDue(v) => self.agenda.after(self.spec.ack_delay, Event::Ack(v)),
             Output::Idle(v, idle) => {
                 let now = self.agenda.now();
@@ -428,6 +509,9 @@ impl<P: Policy> Sim<P> {
                 right,
             } => self.reported(vcpu, fault, failure, task, access, right),
             Happened::Unclaimed(_) => counts.unclaimed += 1,
+            Happened::Died => counts.deaths += 1,
+            Happened::Attached => {}
+            Happened::WrongPage { .. } => counts.wrong_pages += 1,
         }
     }
 

@@ -47,6 +47,8 @@ pub struct SimSpec {
     /// Failures are remembered, tried again within the budget of `run`, and end at its deadline.
     /// Without, as in a kernel, every attempt asks the source anew, once.
     pub keeps_record: bool,
+    /// When the worker that serves the pages is killed.
+    pub deaths: Deaths,
     /// Pages that fail at times: how many of 100 attempts do. They come on top of the fault plan.
     pub intermittent: BTreeMap<PageIndex, u8>,
     /// When pages that fail are repaired, for good.
@@ -74,6 +76,24 @@ pub struct SimSpec {
     pub memslot: SlotId,
     /// The frame of page 0.
     pub first_gfn: Gfn,
+}
+
+/// When the worker that serves the pages is killed. Another one goes on from its records each time.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Deaths {
+    /// At these times, counted from the beginning of the run.
+    pub after: Vec<Duration>,
+    /// Before these steps of the run, counted from 1: in the run's trace, after so many lines less one.
+    pub at_steps: BTreeSet<u64>,
+    /// So many times between two of its steps that are drawn by the run's seed.
+    pub random: u16,
+}
+
+impl Deaths {
+    /// It is never killed.
+    pub fn is_none(&self) -> bool {
+        self.after.is_empty() && self.at_steps.is_empty() && self.random == 0
+    }
 }
 
 /// Who stands behind the guest's memory.
@@ -126,6 +146,7 @@ impl SimSpec {
             irqs_off: BTreeSet::new(),
             migrate: false,
             keeps_record: true,
+            deaths: Deaths::default(),
             intermittent: BTreeMap::new(),
             repairs: Vec::new(),
             removals: Vec::new(),
@@ -179,6 +200,7 @@ impl SimSpec {
             irqs_off: self.irqs_off.clone(),
             migrate: self.migrate,
             keeps_record: self.keeps_record,
+            records: !self.deaths.is_none(),
             on_report: self.on_report,
             killed: self.killed.clone(),
             acks_late: !self.ack_delay.is_zero(),
@@ -287,6 +309,12 @@ pub enum SimError {
     /// The workload is for another region.
     #[error("the workload and the run differ in pages")]
     Pages,
+    /// A worker is to be killed that leaves nothing from which another could go on.
+    #[error(
+        "a pager's worker can be killed only where it keeps records of pages: with Surefault behind the \
+         memory, failures that are remembered, and memory that is not scarce"
+    )]
+    NothingToGoOnFrom,
     /// The machine of vCPUs refuses.
     #[error("setting up the vCPUs")]
     Faults(#[from] faults::ConfigError),

@@ -1,3 +1,4 @@
+mod deaths;
 mod modes;
 mod policies;
 mod promises;

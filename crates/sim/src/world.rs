@@ -38,8 +38,8 @@
 //! * [`fairness`] says which cycles are loops, and which only leave somebody out.
 //!
 //! # Incidents
-//! Deaths of tasks, repairs and relapses of the source, removals, switching asynchronous faults on and
-//! off, and migrations happen as often as their [`Budgets`] say, at any moment at which they can.
+//! Deaths of tasks and of the worker that serves the pages, repairs and relapses of the source, removals,
+//! switching asynchronous faults on and off, and migrations happen as often as their [`Budgets`] say, at any moment at which they can.
 
 pub mod fairness;
 mod fingerprint;
@@ -80,6 +80,8 @@ pub struct Budgets {
     pub apf_changes: u8,
     /// [`Step::Migrate`].
     pub migrations: u8,
+    /// [`Step::Die`].
+    pub deaths: u8,
 }
 
 impl Budgets {
@@ -96,6 +98,7 @@ impl Budgets {
             removals: n,
             apf_changes: n,
             migrations: n,
+            deaths: n,
         }
     }
 
@@ -107,6 +110,7 @@ impl Budgets {
             Step::Remove(_) => Some(&mut self.removals),
             Step::Apf(..) => Some(&mut self.apf_changes),
             Step::Migrate(..) => Some(&mut self.migrations),
+            Step::Die => Some(&mut self.deaths),
             Step::Enter(_)
             | Step::Touch(_)
             | Step::Switch(..)
@@ -115,7 +119,8 @@ impl Budgets {
             | Step::Fetched { .. }
             | Step::PageTimer(..)
             | Step::Unclaimed
-            | Step::PolicyTimer(_) => None,
+            | Step::PolicyTimer(_)
+            | Step::Pager(_) => None,
         }
     }
 }
@@ -192,6 +197,15 @@ impl<P: Policy> World<P> {
         self
     }
 
+    /// The same with one in the pager. One that keeps no records has none.
+    #[cfg(any(test, feature = "defects"))]
+    pub fn with_pager_mistake(mut self, mistake: crate::machine::Mistake) -> World<P> {
+        if let Some(pager) = &mut self.machine.pager {
+            pager.mistake = Some(mistake);
+        }
+        self
+    }
+
     /// The machine, to look at.
     pub fn machine(&self) -> &Machine<P> {
         &self.machine
@@ -231,6 +245,11 @@ impl<P: Policy> World<P> {
             }
         }
         self.ledger.steps(into);
+        if let Some(pager) = &machine.pager {
+            let mut steps = Vec::new();
+            pager.steps(&mut steps);
+            into.extend(steps.into_iter().map(Step::Pager));
+        }
         if !machine.is_done() {
             self.incidents(into);
         }
@@ -303,6 +322,9 @@ impl<P: Policy> World<P> {
                 let others = (0..machine.threads.len()).filter(|&v| v != task.cpu);
                 into.extend(others.map(|v| Step::Migrate(task.id, vcpu_id(v))));
             }
+        }
+        if self.left.deaths > 0 && machine.pager.as_ref().is_some_and(|pager| pager.is_alive()) {
+            into.push(Step::Die);
         }
         let pages = 0..machine.setup.workload.pages().get() as u32;
         for page in pages.map(PageIndex::new) {

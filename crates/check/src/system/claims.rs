@@ -2,6 +2,7 @@
 //! cycle that is found once more; here it is a number for each claim.
 
 use surefault_core::policy::AnyPolicy;
+use surefault_sim::machine::PagerParty;
 use surefault_sim::world::{Step, TimerKind, World};
 
 use super::Config;
@@ -43,6 +44,15 @@ impl Claims {
         }
         add("the timer of unclaimed errors".to_owned(), Fairness::Weak);
         add("the policy's timers".to_owned(), Fairness::Weak);
+        if config.budgets.deaths > 0 {
+            add("the pager's reader".to_owned(), Fairness::Strong);
+            add("the pager's hands".to_owned(), Fairness::Strong);
+            add("another worker".to_owned(), Fairness::Strong);
+            for page in 0..pages {
+                let name = format!("the thread that gives page {page} up");
+                add(name, Fairness::Strong);
+            }
+        }
         Claims {
             vcpus,
             tasks,
@@ -91,7 +101,14 @@ impl Claims {
             | Step::Relapse(_)
             | Step::Remove(_)
             | Step::Kill(_)
-            | Step::Migrate(..) => 0,
+            | Step::Migrate(..)
+            | Step::Die => 0,
+            Step::Pager(step) => match step.party() {
+                PagerParty::Reader => 1 << (others + 2),
+                PagerParty::Hands => 1 << (others + 3),
+                PagerParty::Supervisor => 1 << (others + 4),
+                PagerParty::Remover(page) => 1 << (others + 5 + page.get()),
+            },
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct Config {
     pub apf: bool,
     /// Incidents in all.
     pub incidents: u8,
-    /// Incidents of each kind.
+    /// Incidents of each kind. Deaths of the worker that serves the pages come on top of `incidents`.
     pub budgets: Budgets,
 }
 
@@ -73,6 +73,9 @@ pub enum ConfigError {
     /// A number that must be a power of two.
     #[error("slots must be a power of two, not {0}")]
     Slots(u8),
+    /// Only failures that are remembered can be gone on from.
+    #[error("deaths mean nothing under {0}, which keeps no record of failures: only exact does")]
+    Deaths(PolicyKind),
     /// The lists of the tasks.
     #[error("the tasks' lists")]
     Workload(#[from] WorkloadError),
@@ -114,7 +117,7 @@ impl Config {
         }
     }
 
-    /// One incident of each kind.
+    /// One incident of each kind but deaths of the worker that serves the pages.
     pub const ONE_OF_EACH: Budgets = Budgets {
         kills: 1,
         repairs: 1,
@@ -122,6 +125,7 @@ impl Config {
         removals: 1,
         apf_changes: 1,
         migrations: 1,
+        deaths: 0,
     };
 
     /// What becomes of the page.
@@ -158,6 +162,9 @@ impl Config {
                 healing,
                 pages,
             });
+        }
+        if self.budgets.deaths > 0 && self.policy != PolicyKind::Exact {
+            return Err(ConfigError::Deaths(self.policy));
         }
         if !self.slots.is_power_of_two() {
             return Err(ConfigError::Slots(self.slots));
@@ -218,6 +225,7 @@ impl Config {
             irqs_off: BTreeSet::new(),
             migrate: false,
             keeps_record,
+            records: self.budgets.deaths > 0,
             on_report: OnReport::Wait,
             killed: BTreeSet::new(),
             acks_late: true,

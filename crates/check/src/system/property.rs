@@ -52,6 +52,8 @@ properties! {
     TokenOnce => "token-once",
     /// Nothing comes of a fetch that was overtaken.
     NoStaleInstall => "no-stale-install",
+    /// A page has its data until its owner gives it up, and zeros from then on.
+    RightContents => "right-contents",
     /// An error whose task does not come back is logged.
     ErrorKept => "error-kept",
 }

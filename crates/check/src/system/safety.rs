@@ -63,6 +63,8 @@ pub(super) fn broken(from: &Situation, taken: &Taken) -> u32 {
                 let is_due = faults.is_queued(VcpuId::new(vcpu as u32), token);
                 wrong(Safety::TokenOnce, !is_due);
             }
+            Happened::WrongPage { .. } => wrong(Safety::RightContents, true),
+            Happened::Died | Happened::Attached => {}
             Happened::Queued { .. }
             | Happened::Waits { .. }
             | Happened::Halted(_)

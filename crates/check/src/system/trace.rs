@@ -44,5 +44,9 @@ pub fn trace_of(config: &Config, way: &Counterexample<Step>) -> Result<Trace, Tr
         Expected::Fact("wrong-reports", Some(tally.wrong_reports)),
         Expected::Fact("off", Some(tally.off)),
     ];
+    if trace.setup.records {
+        let wrong = Some(tally.wrong_pages);
+        trace.expected.push(Expected::Fact("wrong-pages", wrong));
+    }
     Ok(trace)
 }

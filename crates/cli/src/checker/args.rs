@@ -10,7 +10,7 @@ use crate::args::Format;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CheckArgs {
-    /// A policy, or all. May be given several times [default: all].
+    /// A policy, or all. May be given several times [default: all; with --deaths: exact].
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Vec<PolicyChoice>,
 
@@ -58,6 +58,12 @@ pub(crate) struct CheckArgs {
     /// is removed, the guest turns asynchronous faults on or off, a task moves to another vCPU.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) incidents: u8,
+
+    /// Deaths of the worker that serves the pages, between any two of its steps, on top of the
+    /// incidents; another worker goes on from its records. Only exact remembers failures and can be
+    /// gone on from.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub(crate) deaths: u8,
 
     /// A property to check. May be given several times [default: all].
     #[arg(long, value_name = "NAME")]

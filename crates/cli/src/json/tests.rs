@@ -79,6 +79,8 @@ pub(crate) fn simulated() -> Ran {
             wrong_reports: 0,
             unclaimed: 3,
             killed: 4,
+            deaths: 0,
+            wrong_pages: 0,
             max_attempts: 5,
             max_retries: 6,
             max_asked_again: 7,

@@ -45,6 +45,8 @@ struct Counts {
     unclaimed: u64,
     owed: u64,
     off: u64,
+    deaths: u64,
+    wrong_pages: u64,
 }
 
 impl Output {
@@ -103,6 +105,8 @@ impl Counts {
             unclaimed,
             off,
             owed,
+            deaths,
+            wrong_pages,
             reported: _,
         } = *tally;
         Counts {
@@ -118,6 +122,8 @@ impl Counts {
             unclaimed,
             owed,
             off,
+            deaths,
+            wrong_pages,
         }
     }
 }

@@ -100,6 +100,9 @@ fn systems_that_are_wrong() {
     let many = ["3 failing and 1 healing pages", "the 3 pages"];
     check(&["--failing=3", "--healing=1"]).refused(2, &many);
     check(&["--slots=3"]).refused(2, &["slots must be a power of two, not 3"]);
+    let no_record = ["--deaths mean nothing under retry", "only exact does"];
+    check(&["--deaths=1", "--policy=retry"]).refused(2, &no_record);
+    check(&["--deaths=2"]).refused(2, &["--deaths", "0..=1"]);
     let unknown = ["--property", "unknown property 'x'", "failing-ends"];
     check(&["--property=x"]).refused(2, &unknown);
     check(&["--policy=x"]).refused(2, &["--policy", "unknown policy 'x'", "exact, all"]);

@@ -8,7 +8,7 @@ use surefault_core::residency::{self, FetchRange, Generation, PageOutcome};
 use surefault_core::run::TaskId;
 use surefault_core::{Access, Failure, PageIndex, Token};
 
-use super::Vcpu;
+use super::{PagerStep, Vcpu};
 
 /// A step of the machine, by the exact names that the machines of `surefault-core` deal out.
 /// [`Step`](crate::world::Step) is the same by names that last.
@@ -42,6 +42,10 @@ pub enum Input {
     Kill(TaskId),
     /// The task, which waits for its turn, goes on on this vCPU.
     Migrate(TaskId, Vcpu),
+    /// The pager takes a step.
+    Pager(PagerStep),
+    /// The worker that serves the pages is killed.
+    Die,
 }
 
 /// The move that a vCPU's thread makes next.
@@ -88,6 +92,9 @@ pub enum Output {
     AckDue(Vcpu),
     /// The vCPU's counting task runs, or runs no more.
     Idle(Vcpu, bool),
+    /// The worker is dead: what the source was asked, and the timers of the machine of pages, are
+    /// gone with it.
+    Died,
     /// Something came about.
     Happened(Happened),
 }
@@ -183,6 +190,17 @@ pub enum Happened {
     },
     /// An error that nobody came back for.
     Unclaimed(PageIndex),
+    /// The worker that serves the pages is killed.
+    Died,
+    /// Another one goes on.
+    Attached,
+    /// What was put in place is wrong.
+    WrongPage {
+        /// Where.
+        page: PageIndex,
+        /// Data that was given up; otherwise zeros, where there was data.
+        stale: bool,
+    },
 }
 
 /// How an access ended. Reports are [`Happened::Reported`].
@@ -258,6 +276,14 @@ impl fmt::Display for Happened {
             }
             Happened::Unclaimed(page) => {
                 write!(f, "nobody came back for the error of page {page}")
+            }
+            Happened::Died => write!(f, "the worker is killed"),
+            Happened::Attached => write!(f, "another worker goes on"),
+            Happened::WrongPage { page, stale: true } => {
+                write!(f, "page {page} has old data: wrong")
+            }
+            Happened::WrongPage { page, stale: false } => {
+                write!(f, "page {page} has zeros instead of its data: wrong")
             }
         }
     }

@@ -9,6 +9,11 @@ use super::{Happened, Machine, Output, Place, Task, page_id, vcpu_id};
 
 impl<P: Policy> Machine<P> {
     pub(super) fn pages_effect(&mut self, effect: Effect) {
+        if let Some(pager) = &mut self.pager
+            && !matches!(effect, Effect::Fetch(_) | Effect::Settled { .. })
+        {
+            return pager.take_in_hand(effect);
+        }
         match effect {
             Effect::Fetch(range) => self.out.push(Output::Fetch(range)),
             Effect::Install {
@@ -31,8 +36,22 @@ impl<P: Policy> Machine<P> {
         }
     }
 
-    /// Somebody wants the page. Ends with `Settled`, possibly at once.
+    /// Somebody wants the page, and waits for it. Ends when the page is there or fails, possibly at
+    /// once.
     pub(super) fn demand(&mut self, page: PageId) {
+        let state = self.state(page);
+        match (&mut self.pager, state) {
+            // Whoever meets a marker asks outright.
+            (None, _) | (Some(_), PageState::Failed(_)) => self.ask_for(page),
+            (Some(_), PageState::Present) => self.end_waits(page, PageOutcome::Present),
+            (Some(pager), PageState::Absent | PageState::Pending | PageState::Removed) => {
+                pager.raise(page.index());
+            }
+        }
+    }
+
+    /// The machine of pages is told that somebody waits for the page.
+    pub(super) fn ask_for(&mut self, page: PageId) {
         match self.pages.handle_demand(page) {
             Ok(Admission::Taken) => {}
             Ok(Admission::Full) => self.backlog.push_back(page),
@@ -42,10 +61,21 @@ impl<P: Policy> Machine<P> {
 
     /// What is known of the page.
     pub(crate) fn state(&self, page: PageId) -> PageState {
-        self.pages.state(page).unwrap_or(PageState::Absent)
+        let known = self.pages.state(page).unwrap_or(PageState::Absent);
+        match &self.pager {
+            None => known,
+            // The kernel knows better what is there.
+            Some(pager) if pager.is_there(page.index()) => PageState::Present,
+            Some(_) => match known {
+                PageState::Present => PageState::Absent,
+                PageState::Failed(_) if self.pages.tries_again(page) => PageState::Absent,
+                PageState::Absent | PageState::Pending => known,
+                PageState::Failed(_) | PageState::Removed => known,
+            },
+        }
     }
 
-    /// Tells everybody who waits for the page.
+    /// A demand has ended, and everybody who waits for the page hears of it.
     fn settled(&mut self, page: PageId, outcome: PageOutcome) {
         if let PageOutcome::Failed(_) = outcome {
             let meets = |task: &&mut Task| task.tried && task.wants() == Some(page.index());
@@ -57,6 +87,27 @@ impl<P: Policy> Machine<P> {
             page: page.index(),
             outcome,
         });
+        // Who waits for what a pager puts in place is awake since then.
+        if self.pager.is_none() || outcome != PageOutcome::Present {
+            self.end_waits(page, outcome);
+        }
+        if let Some(page) = self.backlog.pop_front() {
+            self.ask_for(page);
+        }
+    }
+
+    /// Whether somebody waits for the page.
+    pub(super) fn is_waited_for(&self, page: PageIndex) -> bool {
+        let id = page_id(page);
+        self.workers.iter().any(|&(other, _, _)| other == id)
+            || self
+                .threads
+                .iter()
+                .any(|thread| thread.place == Place::Asleep(id))
+    }
+
+    /// Tells everybody who waits for the page.
+    pub(super) fn end_waits(&mut self, page: PageId, outcome: PageOutcome) {
         let mut at = 0;
         while at < self.workers.len() {
             if self.workers[at].0 == page {
@@ -79,9 +130,6 @@ impl<P: Policy> Machine<P> {
                 self.faults.handle_settled(vcpu_id(v), page, outcome);
             }
         }
-        if let Some(page) = self.backlog.pop_front() {
-            self.demand(page);
-        }
     }
 
     /// Without a record a failure is forgotten as soon as the next attempt comes.
@@ -101,7 +149,10 @@ impl<P: Policy> Machine<P> {
 
     /// Whether there is anything to remove.
     pub(crate) fn can_remove(&self, page: PageIndex) -> bool {
-        self.state(page_id(page)) != PageState::Removed
+        match &self.pager {
+            None => self.state(page_id(page)) != PageState::Removed,
+            Some(pager) => pager.can_remove(page),
+        }
     }
 
     /// The source provides the page again, and says so. Whoever is stopped for it goes on.
@@ -137,13 +188,22 @@ impl<P: Policy> Machine<P> {
         debug_assert!(cancelled.is_ok(), "the page exists");
     }
 
-    /// The guest gives the page away. It reads as zeros from now on.
+    /// The guest gives the page away. It reads as zeros from now on; with a pager, from when the
+    /// event was read and the thread has gone on.
     pub(super) fn remove(&mut self, page: PageIndex) {
+        if let Some(pager) = &mut self.pager {
+            return pager.give_up(page);
+        }
         let id = page_id(page);
         self.mapped.remove(page);
         let removed = self.pages.handle_removed(id, 1);
         debug_assert!(removed.is_ok(), "the page exists");
-        self.faults.handle_removed(id, PageCount::new(1));
+        self.is_removed(page);
+    }
+
+    /// It is known that the page reads as zeros.
+    pub(super) fn is_removed(&mut self, page: PageIndex) {
+        self.faults.handle_removed(page_id(page), PageCount::new(1));
         self.resume_stopped(page);
     }
 }

@@ -10,7 +10,7 @@ use surefault_core::run::{ApfMode, TaskId};
 use surefault_core::workload::Workload;
 use surefault_core::{Gfn, PageIndex, SlotId};
 
-use crate::spec::{Host, OnReport};
+use crate::spec::{Host, OnReport, SimError};
 
 /// A machine's unchanging part. [`SimSpec::setup`](crate::SimSpec::setup) makes one from a run's
 /// description, a trace's header names one, and a model checker writes its own.
@@ -47,6 +47,10 @@ pub struct Setup {
     /// Failures are remembered. Without, as in a kernel, an access to a failed page asks the source
     /// anew.
     pub keeps_record: bool,
+    /// The pager serves another process's memory: it keeps records of the pages, takes its steps one by
+    /// one, and may be killed between any two of them. Needs `keeps_record`, Surefault behind the
+    /// memory, and memory that is not scarce.
+    pub records: bool,
     /// What is done about a report.
     pub on_report: OnReport,
     /// Tasks that the guest kills when they are woken after their page has failed.
@@ -71,6 +75,16 @@ impl Setup {
                 .failing
                 .get(&page)
                 .is_some_and(|&mode| mode != FailureMode::Healthy)
+    }
+
+    /// # Errors
+    /// When it contradicts itself in what the two machines do not know of.
+    pub(crate) fn check(&self) -> Result<(), SimError> {
+        let can_restart = self.keeps_record && !self.evicts && self.host == Host::Surefault;
+        match self.records && !can_restart {
+            true => Err(SimError::NothingToGoOnFrom),
+            false => Ok(()),
+        }
     }
 
     /// Whether the source never says anything about the page, unless it is repaired.

@@ -84,6 +84,7 @@ fn kept<P: Policy>(spec: &SimSpec, sim: Sim<P>) -> Result<(), String> {
             counts.max_attempts <= spec.run.attempts,
         ),
         ("one retry for each failure", counts.max_retries <= retries),
+        ("no page is ever wrong", counts.wrong_pages == 0),
         ("a healthy page never pays", counts.refused_healthy == 0),
         (
             "whoever comes back is told",

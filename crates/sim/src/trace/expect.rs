@@ -66,6 +66,10 @@ pub struct Tally {
     pub off: u64,
     /// Errors whose task has not come back at the end.
     pub owed: u64,
+    /// How often the worker that serves the pages was killed.
+    pub deaths: u64,
+    /// How often a page had old data put in place, or zeros instead of its data.
+    pub wrong_pages: u64,
     /// The last report, and whose registers the vCPU had.
     pub reported: Option<(Fault, Option<TaskId>)>,
 }
@@ -100,10 +104,13 @@ impl Tally {
                     Ended::Killed => self.killed += 1,
                 },
                 Happened::Unclaimed(_) => self.unclaimed += 1,
+                Happened::Died => self.deaths += 1,
+                Happened::WrongPage { .. } => self.wrong_pages += 1,
                 Happened::Queued { .. }
                 | Happened::Halted(_)
                 | Happened::Ready { .. }
                 | Happened::Woken { .. }
+                | Happened::Attached
                 | Happened::Settled { .. } => {}
             }
         }
@@ -140,6 +147,8 @@ pub(super) const FACTS: &[Fact] = &[
     ("unclaimed", |tally| Some(tally.unclaimed)),
     ("off", |tally| Some(tally.off)),
     ("owed", |tally| Some(tally.owed)),
+    ("deaths", |tally| Some(tally.deaths)),
+    ("wrong-pages", |tally| Some(tally.wrong_pages)),
 ];
 
 /// Something that must come of a trace.

@@ -143,6 +143,7 @@ impl Runner {
 fn patience(step: &Step) -> u64 {
     match step {
         Step::Switch(..) | Step::Enter(_) | Step::Touch(_) | Step::Ack(_) => 0,
+        Step::Pager(_) => 1,
         Step::Fetched { .. } => 4,
         Step::Tick(_) => 12,
         Step::PageTimer(crate::world::TimerKind::Backoff, _) => 6,
@@ -152,7 +153,8 @@ fn patience(step: &Step) -> u64 {
         | Step::Relapse(_)
         | Step::Remove(_)
         | Step::Kill(_)
-        | Step::Migrate(..) => u64::MAX / 2,
+        | Step::Migrate(..)
+        | Step::Die => u64::MAX / 2,
     }
 }
 
@@ -160,7 +162,7 @@ fn patience(step: &Step) -> u64 {
 fn waits_on(step: &Step) -> bool {
     matches!(
         step,
-        Step::Switch(..) | Step::Enter(_) | Step::Touch(_) | Step::Ack(_)
+        Step::Switch(..) | Step::Enter(_) | Step::Touch(_) | Step::Ack(_) | Step::Pager(_)
     )
 }
 

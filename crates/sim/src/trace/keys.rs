@@ -44,6 +44,7 @@ impl Head {
                 irqs_off: BTreeSet::new(),
                 migrate: false,
                 keeps_record: true,
+                records: false,
                 on_report: OnReport::Stop,
                 killed: BTreeSet::new(),
                 acks_late: false,
@@ -192,6 +193,7 @@ pub(super) const KEYS: &[Key] = &[
     pages!("irqs-off", irqs_off),
     word!("migrate", migrate, YES_NO),
     word!("record", keeps_record, YES_NO),
+    word!("page-records", records, YES_NO),
     number!("attempts", residency.attempts, u8),
     word!(
         "on-report",

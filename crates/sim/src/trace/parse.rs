@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::Trace;
 use super::expect::Expected;
 use super::keys::{Head, KEYS, Wrong};
-use crate::machine::Setup;
+use crate::machine::{PagerStep, Setup};
 use crate::world::{Answer, Step, TimerKind};
 
 /// What every trace begins with: the number counts the changes of the format.
@@ -109,6 +109,22 @@ const VERBS: &[Verb] = &[
     }),
     verb("kill", "a task", |words| {
         Some(Step::Kill(task(only(words)?)?))
+    }),
+    verb(
+        "pager",
+        "one of read, note, tell, intend, install, record, answer, attach",
+        |words| {
+            let step = PagerStep::WORDS
+                .iter()
+                .find(|(_, word)| only(words) == Some(word))?;
+            Some(Step::Pager(step.0))
+        },
+    ),
+    verb("zap", "a page", |words| {
+        Some(Step::Pager(PagerStep::Zap(page(only(words)?)?)))
+    }),
+    verb("die", "nothing", |words| {
+        words.is_empty().then_some(Step::Die)
     }),
     verb("migrate", "a task and a vCPU", |words| {
         let [who, to] = words else { return None };

@@ -27,6 +27,8 @@ const TRIES: usize = 20_000;
 enum Shown {
     /// A loop.
     Loop,
+    /// A page with old data, or without its data.
+    WrongPage,
     /// A report that is wrong.
     WrongReport,
     /// More than one retry for one failure.
@@ -44,6 +46,7 @@ impl Shown {
             return Some(Shown::Loop);
         }
         let all = [
+            Shown::WrongPage,
             Shown::WrongReport,
             Shown::Retries,
             Shown::Refused,
@@ -56,6 +59,7 @@ impl Shown {
     fn is_in(self, tally: &Tally) -> bool {
         match self {
             Shown::Loop => false,
+            Shown::WrongPage => tally.wrong_pages > 0,
             Shown::WrongReport => tally.wrong_reports > 0,
             Shown::Retries => tally.retries > 1,
             Shown::Refused => tally.refused > 0,

@@ -15,7 +15,13 @@
 //! tick = "1ms"                # the guest's timer, and so its time slices
 //! apf-on-after = "2ms"        # the guest enables asynchronous faults late,
 //! apf-off-after = "5ms"       # and disables them again
+//! deaths = 3                  # the worker that serves the pages is killed at random moments, by the seed,
+//! death-after = "2ms"         # or at this time,
+//! death-at-step = 120         # or before this step of the run, counted from 1
 //! ```
+//!
+//! Where the worker is killed another one goes on from its records, so failures are remembered under every
+//! policy.
 
 mod document;
 mod error;
@@ -31,7 +37,7 @@ use surefault_core::policy::PolicyKind;
 use toml::Spanned;
 
 use super::{Size, SizeError, WorkloadKind};
-use crate::spec::{OnReport, Scheduling, SimSpec};
+use crate::spec::{Deaths, OnReport, Scheduling, SimSpec};
 
 use document::Document;
 pub use error::WorkloadFileError;
@@ -64,6 +70,7 @@ struct Changes {
     ack_delay: Option<Duration>,
     tick: Option<Duration>,
     apf_changes: Vec<(Duration, bool)>,
+    deaths: Deaths,
 }
 
 impl WorkloadFile {
@@ -170,6 +177,8 @@ impl WorkloadFile {
         spec.ack_delay = changes.ack_delay.unwrap_or(spec.ack_delay);
         spec.tick = changes.tick.unwrap_or(spec.tick);
         spec.apf_changes.extend(changes.apf_changes);
+        spec.keeps_record |= !changes.deaths.is_none();
+        spec.deaths = changes.deaths;
         Ok(spec)
     }
 }
@@ -191,6 +200,9 @@ struct Raw {
     tick: Option<Spanned<String>>,
     apf_on_after: Option<Spanned<String>>,
     apf_off_after: Option<Spanned<String>>,
+    deaths: Option<u16>,
+    death_after: Option<Spanned<String>>,
+    death_at_step: Option<u64>,
 }
 
 impl Raw {
@@ -224,6 +236,11 @@ impl Raw {
             ack_delay: document.time("ack-delay", self.ack_delay.as_ref())?,
             tick: document.time("tick", self.tick.as_ref())?,
             apf_changes,
+            deaths: Deaths {
+                after: Vec::from_iter(document.time("death-after", self.death_after.as_ref())?),
+                at_steps: self.death_at_step.into_iter().collect(),
+                random: self.deaths.unwrap_or(0),
+            },
         })
     }
 

@@ -11,6 +11,7 @@
 //! | the source (a fetch comes back), timers, the timer interrupt | *all through* the cycle (weak fairness) |
 //! | a vCPU's thread (its next move), the guest's ack, a pending interrupt | at *any* point of it (strong) |
 //! | a runnable task: it gets to run, and a task that runs gets to its next touch | at any point |
+//! | a pager's reader and its hands, a thread that gives pages up, who begins another worker | at any point |
 //! | an intermittent page: both of its answers | at any point at which both are possible |
 //!
 //! The timer that ages unclaimed errors is left out: it only decides when they are logged, and nothing
@@ -28,7 +29,7 @@ use thiserror::Error;
 use super::ledger::Planned;
 use super::step::{Answer, Step, TimerKind, of_faults_timer};
 use super::{Impossible, World};
-use crate::machine::{Move, TaskState, vcpu_id};
+use crate::machine::{Move, PagerParty, TaskState, vcpu_id};
 
 /// Somebody who must not be left out for ever.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -53,6 +54,8 @@ pub enum Claim {
     Run(TaskId),
     /// The task that runs touches its page.
     Touch(TaskId),
+    /// A part of the pager takes its next step.
+    Pager(PagerParty),
 }
 
 /// Why a cycle is no loop.
@@ -92,6 +95,10 @@ fn describe(claim: &Claim) -> String {
         Claim::Interrupt(vcpu) => format!("the pending interrupt of vCPU {vcpu}"),
         Claim::Run(task) => format!("task {task}, which could run,"),
         Claim::Touch(task) => format!("the next touch of task {task}"),
+        Claim::Pager(PagerParty::Reader) => "the pager's reader".to_owned(),
+        Claim::Pager(PagerParty::Hands) => "the pager's next piece of work".to_owned(),
+        Claim::Pager(PagerParty::Remover(page)) => format!("the thread that gives page {page} up"),
+        Claim::Pager(PagerParty::Supervisor) => "another worker".to_owned(),
     }
 }
 
@@ -146,6 +153,12 @@ impl Turn {
                 }
             }
         }
+        if let Some(pager) = &machine.pager {
+            let mut steps = Vec::new();
+            pager.steps(&mut steps);
+            let parties = steps.iter().map(|step| Claim::Pager(step.party()));
+            self.sometimes.extend(parties);
+        }
         for (v, thread) in machine.threads.iter().enumerate() {
             let vcpu = vcpu_id(v);
             if thread.next.is_some() {
@@ -195,7 +208,9 @@ impl Turn {
             | Step::Relapse(_)
             | Step::Remove(_)
             | Step::Kill(_)
-            | Step::Migrate(..) => {}
+            | Step::Migrate(..)
+            | Step::Die => {}
+            Step::Pager(step) => drop(acted.insert(Claim::Pager(step.party()))),
         }
     }
 

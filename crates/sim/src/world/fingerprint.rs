@@ -37,6 +37,9 @@ impl<P: Policy> World<P> {
             (thread.early_sigbus, thread.acks_due, thread.stopped_for).hash(&mut hasher);
         }
         machine.mapped.hash(&mut hasher);
+        if let Some(pager) = &machine.pager {
+            pager.hash_view(&ranks, &mut hasher);
+        }
         machine.backlog.hash(&mut hasher);
         machine.repaired.hash(&mut hasher);
         for pick in machine.picks() {

@@ -66,6 +66,10 @@ impl Ledger {
             Output::FaultsTimer(timer, _) if !self.faults_timers.contains(&timer) => {
                 self.faults_timers.push(timer);
             }
+            Output::Died => {
+                self.fetches.clear();
+                self.timers.clear();
+            }
             Output::FaultsTimer(..)
             | Output::Go(..)
             | Output::AckDue(_)
@@ -196,6 +200,8 @@ impl Ledger {
             Step::Remove(page) => Input::Remove(page),
             Step::Kill(task) => Input::Kill(task),
             Step::Migrate(task, vcpu) => Input::Migrate(task, index(vcpu)),
+            Step::Pager(step) => Input::Pager(step),
+            Step::Die => Input::Die,
         })
     }
 
@@ -236,6 +242,8 @@ impl Ledger {
             Input::Remove(page) => Step::Remove(page),
             Input::Kill(task) => Step::Kill(task),
             Input::Migrate(task, v) => Step::Migrate(task, vcpu_id(v)),
+            Input::Pager(step) => Step::Pager(step),
+            Input::Die => Step::Die,
         })
     }
 }

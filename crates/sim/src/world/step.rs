@@ -8,6 +8,7 @@ use surefault_core::residency::{self, Fault};
 use surefault_core::run::TaskId;
 use surefault_core::{CauseKind, PageIndex, Persistence, VcpuId, faults};
 
+use crate::machine::PagerStep;
 use crate::source::cause;
 
 /// Something that can happen to a [`World`](super::World).
@@ -51,6 +52,10 @@ pub enum Step {
     Kill(TaskId),
     /// An incident: a task that waits for its turn goes on on another vCPU.
     Migrate(TaskId, VcpuId),
+    /// A step of the pager, of its successor, or of a thread that gives pages up.
+    Pager(PagerStep),
+    /// An incident: the worker that serves the pages is killed.
+    Die,
 }
 
 impl Step {
@@ -62,7 +67,8 @@ impl Step {
             | Step::Relapse(_)
             | Step::Remove(_)
             | Step::Kill(_)
-            | Step::Migrate(..) => true,
+            | Step::Migrate(..)
+            | Step::Die => true,
             Step::Enter(_)
             | Step::Touch(_)
             | Step::Switch(..)
@@ -71,7 +77,8 @@ impl Step {
             | Step::Fetched { .. }
             | Step::PageTimer(..)
             | Step::Unclaimed
-            | Step::PolicyTimer(_) => false,
+            | Step::PolicyTimer(_)
+            | Step::Pager(_) => false,
         }
     }
 }
@@ -202,6 +209,12 @@ impl fmt::Display for Step {
             Step::Remove(page) => write!(f, "remove {page}"),
             Step::Kill(task) => write!(f, "kill {task}"),
             Step::Migrate(task, vcpu) => write!(f, "migrate {task} {vcpu}"),
+            Step::Pager(PagerStep::Zap(page)) => write!(f, "zap {page}"),
+            Step::Pager(step) => {
+                let word = PagerStep::WORDS.iter().find(|(other, _)| *other == step);
+                write!(f, "pager {}", word.map_or("", |(_, word)| word))
+            }
+            Step::Die => write!(f, "die"),
         }
     }
 }

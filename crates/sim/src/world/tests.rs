@@ -6,7 +6,7 @@ use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, PagerMode, RunSpec
 use surefault_core::{PageCount, plan::FailureMode};
 
 use super::*;
-use crate::{OnReport, Scheduling, Sim, SimSpec};
+use crate::{Deaths, OnReport, Scheduling, Sim, SimSpec};
 
 const MS: std::time::Duration = std::time::Duration::from_millis(1);
 
@@ -29,11 +29,21 @@ fn spec(seed: u64) -> SimSpec {
     }
     let vcpus = 1 + draw(1, 3) as u16;
     let page = |n| PageIndex::new(draw(n, 24) as u32);
+    let keeps_record = draw(4, 2) == 0;
+    let deaths = match keeps_record && draw(19, 3) != 0 {
+        true => Deaths {
+            after: vec![2 * MS],
+            at_steps: [40 + draw(20, 200)].into(),
+            random: draw(21, 4) as u16,
+        },
+        false => Deaths::default(),
+    };
     SimSpec {
+        deaths,
         policy: PolicyKind::ALL[draw(2, PolicyKind::ALL.len() as u64) as usize],
         scheduling: Scheduling::Random,
         on_report: [OnReport::Heal, OnReport::Wait, OnReport::Stop][draw(3, 3) as usize],
-        keeps_record: draw(4, 2) == 0,
+        keeps_record,
         paging: [Paging::TwoDimensional, Paging::Shadow][draw(5, 2) as usize],
         guest_apf: draw(6, 4) != 0,
         migrate: draw(7, 2) == 0,
@@ -85,6 +95,7 @@ proptest! {
             faults += happened.iter().filter(faulted).count() as u64;
         }
         prop_assert_eq!(faults, result.counts.faults);
+        prop_assert_eq!(result.counts.wrong_pages, 0);
         prop_assert_eq!(world.machine().is_done(), result.run.outcome == Outcome::Finished);
         prop_assert_eq!(world.machine().is_stopped(), result.run.outcome == Outcome::Reported);
         prop_assert_eq!(world.check_invariants(), Ok(()));
@@ -100,7 +111,7 @@ proptest! {
     #[test]
     fn equal_views_have_equal_steps_and_equal_successors(seed: u64) {
         let setup = Arc::new(spec(seed % 64).setup());
-        let budgets = Budgets { kills: 1, repairs: 1, relapses: 1, removals: 1, apf_changes: 2, migrations: 1 };
+        let budgets = Budgets { kills: 1, repairs: 1, relapses: 1, removals: 1, apf_changes: 2, migrations: 1, deaths: 1 };
         let mut seen: std::collections::HashMap<u128, (View<AnyPolicy>, World<AnyPolicy>)> = Default::default();
         let (mut steps, mut others, mut met) = (Vec::new(), Vec::new(), 0);
         for walk in 0..6 {

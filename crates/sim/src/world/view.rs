@@ -9,7 +9,7 @@ use super::ledger::Planned;
 use super::step::TimerKind;
 use super::{Budgets, World};
 use crate::machine::bits::Bits;
-use crate::machine::{Mapped, Pick, Running, TaskState, Thread};
+use crate::machine::{Mapped, PagerView, Pick, Running, TaskState, Thread};
 
 /// A world without what no step depends on: live tokens, items and generations are numbered by age,
 /// ticks and statistics dropped, sets sorted.
@@ -25,6 +25,7 @@ pub struct View<P> {
     cpus: Vec<CpuView>,
     threads: Vec<Thread>,
     mapped: Mapped,
+    pager: Option<PagerView>,
     workers: Vec<(PageId, VcpuId, Option<ItemId>)>,
     backlog: Vec<PageId>,
     repaired: Bits,
@@ -139,6 +140,10 @@ impl<P: Policy> World<P> {
                 })
                 .collect(),
             mapped: machine.mapped.clone(),
+            pager: machine
+                .pager
+                .as_ref()
+                .map(|pager| pager.view(&machine.pages)),
             workers,
             backlog: machine.backlog.iter().copied().collect(),
             repaired: machine.repaired.clone(),

@@ -22,6 +22,23 @@ fn a_file_changes_what_it_names() {
     assert_eq!(spec.paging, Paging::TwoDimensional, "as it ships");
 }
 
+#[test]
+fn a_file_kills_the_worker() {
+    let text = "base = \"crowd\"\ntasks = 4\nfailing = 2\ndeaths = 3\ndeath-after = \"1ms\"\n\
+                death-at-step = 40\n";
+    let file = parse(text).expect("it is right");
+    let size = Size {
+        tasks: 4,
+        failing: 2,
+        vcpus: 1,
+    };
+    for policy in [PolicyKind::Exact, PolicyKind::ErrorPending] {
+        let spec = file.spec(size, policy, 1).expect("a size that fits");
+        let counts = crate::run(&spec).expect("a spec that makes sense").counts;
+        assert_eq!((counts.deaths, counts.wrong_pages), (5, 0), "{policy}");
+    }
+}
+
 /// One line, as the command prints it: the error with its causes.
 fn refusal(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
@@ -45,7 +62,8 @@ fn what_is_wrong_is_named_with_file_line_and_field() {
             "base = \"crowd\"\ntask = 4",
             "w.toml, line 2, field `task`: unknown field `task`, expected one of `base`, `tasks`, \
              `failing`, `vcpus`, `scheduling`, `paging`, `on-report`, `guest-apf`, \
-             `guest-reads-errors`, `migrate`, `ack-delay`, `tick`, `apf-on-after`, `apf-off-after`",
+             `guest-reads-errors`, `migrate`, `ack-delay`, `tick`, `apf-on-after`, `apf-off-after`, \
+             `deaths`, `death-after`, `death-at-step`",
         ),
         (
             "base = \"crowd\"\ntasks = \"4\"",
@@ -73,7 +91,8 @@ fn what_is_wrong_is_named_with_file_line_and_field() {
             "base = \"crowd\"\n[crowd]\ntasks = 4",
             "w.toml, line 2, field `crowd`: unknown field `crowd`, expected one of `base`, \
              `tasks`, `failing`, `vcpus`, `scheduling`, `paging`, `on-report`, `guest-apf`, \
-             `guest-reads-errors`, `migrate`, `ack-delay`, `tick`, `apf-on-after`, `apf-off-after`",
+             `guest-reads-errors`, `migrate`, `ack-delay`, `tick`, `apf-on-after`, `apf-off-after`, \
+             `deaths`, `death-after`, `death-at-step`",
         ),
         (
             "base = \"crowd\"\ntasks = ",
