@@ -1,8 +1,11 @@
-//! Who is treated fairly. The rule is that of `surefault_sim::world::fairness`, which judges every
-//! cycle that is found once more; here it is a number for each claim.
+//! Who is treated fairly: the claims of `surefault_sim::world::fairness`, which says who acts by a step and
+//! how fairly each is treated, as numbers. Every cycle that is found is judged by it once more.
 
 use surefault_core::policy::AnyPolicy;
+use surefault_core::run::TaskId;
+use surefault_core::{PageIndex, VcpuId};
 use surefault_sim::machine::PagerParty;
+use surefault_sim::world::fairness::{Claim, acted};
 use surefault_sim::world::{Step, TimerKind, World};
 
 use super::Config;
@@ -27,30 +30,57 @@ impl Claims {
         let (vcpus, tasks) = (u32::from(config.vcpus), u32::from(config.tasks));
         let pages = config.pages;
         let mut classes = Vec::new();
-        let mut add = |name: String, fairness| classes.push(Class { name, fairness });
+        let mut add = |claim: Claim, name: String| {
+            let fairness = match claim.is_strong() {
+                true => Fairness::Strong,
+                false => Fairness::Weak,
+            };
+            classes.push(Class { name, fairness });
+        };
         for v in 0..vcpus {
-            add(format!("the next move of vCPU {v}"), Fairness::Strong);
-            add(format!("the ack of vCPU {v}"), Fairness::Strong);
-            add(format!("the timer interrupt of vCPU {v}"), Fairness::Weak);
+            let vcpu = VcpuId::new(v);
+            add(Claim::Move(vcpu), format!("the next move of vCPU {v}"));
+            add(Claim::Ack(vcpu), format!("the ack of vCPU {v}"));
+            add(
+                Claim::Tick(vcpu),
+                format!("the timer interrupt of vCPU {v}"),
+            );
         }
-        for task in 0..tasks {
+        for task in 0..config.tasks {
             // It can have its turn when the scheduler may let it run; it has had it when it touches.
-            add(format!("the turn of task {task}"), Fairness::Strong);
+            let claim = Claim::Touch(TaskId::new(task));
+            add(claim, format!("the turn of task {task}"));
         }
-        for page in 0..pages {
-            add(format!("the fetch of page {page}"), Fairness::Weak);
-            add(format!("the deadline of page {page}"), Fairness::Weak);
-            add(format!("the other timers of page {page}"), Fairness::Weak);
+        for n in 0..pages {
+            let page = PageIndex::new(n);
+            let timer = |kind| Claim::PageTimer(kind, page);
+            add(Claim::Fetch(page), format!("the fetch of page {n}"));
+            add(
+                timer(TimerKind::Deadline),
+                format!("the deadline of page {n}"),
+            );
+            add(
+                timer(TimerKind::Backoff),
+                format!("the other timers of page {n}"),
+            );
         }
-        add("the timer of unclaimed errors".to_owned(), Fairness::Weak);
-        add("the policy's timers".to_owned(), Fairness::Weak);
+        let timer = Claim::FaultsTimer;
+        add(
+            timer(Step::Unclaimed),
+            "the timer of unclaimed errors".to_owned(),
+        );
+        add(
+            timer(Step::PolicyTimer(0)),
+            "the policy's timers".to_owned(),
+        );
         if config.budgets.deaths > 0 {
-            add("the pager's reader".to_owned(), Fairness::Strong);
-            add("the pager's hands".to_owned(), Fairness::Strong);
-            add("another worker".to_owned(), Fairness::Strong);
-            for page in 0..pages {
-                let name = format!("the thread that gives page {page} up");
-                add(name, Fairness::Strong);
+            let pager = Claim::Pager;
+            add(pager(PagerParty::Reader), "the pager's reader".to_owned());
+            add(pager(PagerParty::Hands), "the pager's hands".to_owned());
+            add(pager(PagerParty::Supervisor), "another worker".to_owned());
+            for n in 0..pages {
+                let party = PagerParty::Remover(PageIndex::new(n));
+                add(pager(party), format!("the thread that gives page {n} up"));
             }
         }
         Claims {
@@ -75,40 +105,32 @@ impl Claims {
 
     /// The classes that a step acts for.
     pub(super) fn of(&self, world: &World<AnyPolicy>, step: &Step) -> u64 {
-        let of_vcpu = |v: u32, n: u32| 1u64 << (v * OF_VCPU + n);
-        let of_task = |task: u32| 1u64 << (self.vcpus * OF_VCPU + task * OF_TASK);
+        let classes = acted(world, step).filter_map(|claim| self.class(claim));
+        classes.fold(0, |set, class| set | 1 << class)
+    }
+
+    /// The number of a claim's class. A pending interrupt is delivered by the next move, a task has had
+    /// its turn when it touches its page, and here no page has two answers: no classes.
+    fn class(&self, claim: Claim) -> Option<u32> {
+        let of_vcpu = |vcpu: VcpuId, n| vcpu.get() * OF_VCPU + n;
         let before_pages = self.vcpus * OF_VCPU + self.tasks * OF_TASK;
-        let of_page = |page: u32, n: u32| 1u64 << (before_pages + page * OF_PAGE + n);
+        let of_page = |page: PageIndex, n| before_pages + page.get() * OF_PAGE + n;
         let others = before_pages + self.pages * OF_PAGE;
-        match *step {
-            Step::Enter(vcpu) => of_vcpu(vcpu.get(), 0),
-            Step::Touch(vcpu) => {
-                let task = world.running(vcpu);
-                let touch = task.map_or(0, |task| of_task(u32::from(task.get())));
-                of_vcpu(vcpu.get(), 0) | touch
-            }
-            Step::Ack(vcpu) => of_vcpu(vcpu.get(), 1),
-            Step::Tick(vcpu) => of_vcpu(vcpu.get(), 2),
-            Step::Fetched { page, .. } => of_page(page.get(), 0),
-            Step::PageTimer(TimerKind::Deadline, page) => of_page(page.get(), 1),
-            Step::PageTimer(_, page) => of_page(page.get(), 2),
-            Step::Unclaimed => 1 << others,
-            Step::PolicyTimer(_) => 1 << (others + 1),
-            Step::Switch(..) => 0,
-            // Nobody repairs, kills or removes because he must.
-            Step::Apf(..)
-            | Step::Repair(_)
-            | Step::Relapse(_)
-            | Step::Remove(_)
-            | Step::Kill(_)
-            | Step::Migrate(..)
-            | Step::Die => 0,
-            Step::Pager(step) => match step.party() {
-                PagerParty::Reader => 1 << (others + 2),
-                PagerParty::Hands => 1 << (others + 3),
-                PagerParty::Supervisor => 1 << (others + 4),
-                PagerParty::Remover(page) => 1 << (others + 5 + page.get()),
-            },
-        }
+        Some(match claim {
+            Claim::Move(vcpu) => of_vcpu(vcpu, 0),
+            Claim::Ack(vcpu) => of_vcpu(vcpu, 1),
+            Claim::Tick(vcpu) => of_vcpu(vcpu, 2),
+            Claim::Touch(task) => self.vcpus * OF_VCPU + u32::from(task.get()) * OF_TASK,
+            Claim::Fetch(page) => of_page(page, 0),
+            Claim::PageTimer(TimerKind::Deadline, page) => of_page(page, 1),
+            Claim::PageTimer(_, page) => of_page(page, 2),
+            Claim::FaultsTimer(Step::Unclaimed) => others,
+            Claim::FaultsTimer(_) => others + 1,
+            Claim::Pager(PagerParty::Reader) => others + 2,
+            Claim::Pager(PagerParty::Hands) => others + 3,
+            Claim::Pager(PagerParty::Supervisor) => others + 4,
+            Claim::Pager(PagerParty::Remover(page)) => others + 5 + page.get(),
+            Claim::Interrupt(_) | Claim::Run(_) | Claim::Answer(..) => return None,
+        })
     }
 }

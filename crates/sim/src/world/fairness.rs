@@ -1,5 +1,7 @@
-//! Which cycles are loops. Replay and shrinker ask here; the model checker searches by the same rule,
-//! as numbers (`surefault_check`'s claims), and its tests hold every cycle it finds against this one.
+//! Which cycles are loops. Replay and shrinker ask here; the model checker searches by the same rule: who
+//! acts by a step ([`acted`]), and how fairly each is treated ([`Claim::is_strong`]), as numbers
+//! (`surefault_check`'s claims). Who *could* act it sees by the steps that are possible, so its tests hold
+//! every cycle that it finds against this one.
 //!
 //! Steps that lead from a world back to the same world are a loop only if the world could go on like
 //! that for ever. It could not if somebody who can act all the time never does: a source that has an
@@ -56,6 +58,19 @@ pub enum Claim {
     Touch(TaskId),
     /// A part of the pager takes its next step.
     Pager(PagerParty),
+}
+
+impl Claim {
+    /// Whether it must be met if it can be at any point of a cycle; otherwise if it can all through it.
+    pub fn is_strong(&self) -> bool {
+        match self {
+            Claim::Fetch(_) | Claim::PageTimer(..) | Claim::FaultsTimer(_) | Claim::Tick(_) => {
+                false
+            }
+            Claim::Answer(..) | Claim::Move(_) | Claim::Ack(_) | Claim::Interrupt(_) => true,
+            Claim::Run(_) | Claim::Touch(_) | Claim::Pager(_) => true,
+        }
+    }
 }
 
 /// Why a cycle is no loop.
@@ -141,6 +156,7 @@ struct Turn {
 impl Turn {
     fn see<P: Policy>(&mut self, world: &World<P>) {
         let weak = weak(world);
+        debug_assert!(!weak.iter().any(Claim::is_strong));
         self.always = Some(match self.always.take() {
             Some(always) => always.intersection(&weak).copied().collect(),
             None => weak,
@@ -185,33 +201,7 @@ impl Turn {
     }
 
     fn act<P: Policy>(&mut self, world: &World<P>, step: &Step) {
-        let acted = &mut self.acted;
-        match *step {
-            Step::Enter(vcpu) => drop(acted.insert(Claim::Move(vcpu))),
-            Step::Touch(vcpu) => {
-                acted.insert(Claim::Move(vcpu));
-                acted.extend(world.running(vcpu).map(Claim::Touch));
-            }
-            Step::Switch(_, task) => drop(acted.insert(Claim::Run(task))),
-            Step::Tick(vcpu) => drop(acted.insert(Claim::Tick(vcpu))),
-            Step::Ack(vcpu) => drop(acted.insert(Claim::Ack(vcpu))),
-            Step::Fetched { page, answer, .. } => {
-                acted.insert(Claim::Fetch(page));
-                acted.insert(Claim::Answer(page, answer));
-            }
-            Step::PageTimer(kind, page) => drop(acted.insert(Claim::PageTimer(kind, page))),
-            Step::Unclaimed | Step::PolicyTimer(_) => {
-                acted.insert(Claim::FaultsTimer(*step));
-            }
-            Step::Apf(..)
-            | Step::Repair(_)
-            | Step::Relapse(_)
-            | Step::Remove(_)
-            | Step::Kill(_)
-            | Step::Migrate(..)
-            | Step::Die => {}
-            Step::Pager(step) => drop(acted.insert(Claim::Pager(step.party()))),
-        }
+        self.acted.extend(acted(world, step));
     }
 
     fn left_out(&self) -> Option<Claim> {
@@ -219,6 +209,30 @@ impl Turn {
         let mut claims = always.chain(&self.sometimes);
         claims.find(|claim| !self.acted.contains(claim)).copied()
     }
+}
+
+/// Who acts by a step that is taken in `world`.
+pub fn acted<P: Policy>(world: &World<P>, step: &Step) -> impl Iterator<Item = Claim> {
+    let claims = match *step {
+        Step::Enter(vcpu) => [Some(Claim::Move(vcpu)), None],
+        Step::Touch(vcpu) => [
+            Some(Claim::Move(vcpu)),
+            world.running(vcpu).map(Claim::Touch),
+        ],
+        Step::Switch(_, task) => [Some(Claim::Run(task)), None],
+        Step::Tick(vcpu) => [Some(Claim::Tick(vcpu)), None],
+        Step::Ack(vcpu) => [Some(Claim::Ack(vcpu)), None],
+        Step::Fetched { page, answer, .. } => {
+            [Some(Claim::Fetch(page)), Some(Claim::Answer(page, answer))]
+        }
+        Step::PageTimer(kind, page) => [Some(Claim::PageTimer(kind, page)), None],
+        Step::Unclaimed | Step::PolicyTimer(_) => [Some(Claim::FaultsTimer(*step)), None],
+        Step::Pager(step) => [Some(Claim::Pager(step.party())), None],
+        // Nobody repairs, kills or removes because he must.
+        Step::Apf(..) | Step::Repair(_) | Step::Relapse(_) | Step::Remove(_) => [None, None],
+        Step::Kill(_) | Step::Migrate(..) | Step::Die => [None, None],
+    };
+    claims.into_iter().flatten()
 }
 
 /// Who must act if it can all through a cycle. While a scheduler is asked they can, too: the question
