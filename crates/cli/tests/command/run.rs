@@ -29,6 +29,7 @@ crate::cases![
     a_file_that_is_truncated_while_running(Guest),
     a_plan_from_a_file(Guest),
     a_limit_that_is_reached(Guest),
+    a_loop_by_policy_is_a_limit(Guest),
     no_progress_line_without_a_terminal(Guest),
     a_reader_that_is_gone(Guest),
     a_soak_says_what_it_ran(Guest),
@@ -488,6 +489,21 @@ fn a_limit_that_is_reached() {
         "{}",
         ran.stdout
     );
+}
+
+/// The policy that Linux has, from user space; given more time where the host is busy.
+fn a_loop_by_policy_is_a_limit() {
+    if !modes().contains(&"user") {
+        return;
+    }
+    let ended = ["1s", "5s", "30s"].map(|timeout| {
+        move || {
+            let looping = ["--apf", "user", "--policy", "retry", "--fail", "9"];
+            let ran = json(&[&looping[..], &["--pages", "64", "--timeout", timeout]].concat());
+            ran.ended(4).json()["outcome"].clone()
+        }
+    });
+    assert!(ended.into_iter().any(|outcome| outcome() == "looped"));
 }
 
 fn no_progress_line_without_a_terminal() {
