@@ -207,6 +207,7 @@ mod tests {
             kernel_faults: true,
             p50_ns: 1,
             p99_ns: 1,
+            max_ns: 1,
             elapsed_ns: 1,
         };
         assert_eq!(outcome(&report), "violated");

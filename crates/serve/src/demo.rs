@@ -73,6 +73,8 @@ pub struct DemoReport {
     pub p50_ns: u64,
     /// At the 99th percentile.
     pub p99_ns: u64,
+    /// The longest of them: what a freeze was at most, as the VM sees it.
+    pub max_ns: u64,
     /// From the handshake to the last page.
     pub elapsed_ns: u64,
 }
@@ -184,6 +186,7 @@ pub fn run(demo: &Demo) -> Result<DemoReport, DemoError> {
         kernel_faults: uffd.serves_kernel_faults() == Some(true),
         p50_ns: nanos(seen.latencies.quantile(0.5)),
         p99_ns: nanos(seen.latencies.quantile(0.99)),
+        max_ns: nanos(Some(seen.longest)),
         elapsed_ns: nanos(Some(begun.elapsed())),
     })
 }
@@ -195,6 +198,7 @@ struct Seen {
     wrong: u64,
     first_wrong: Option<u64>,
     latencies: Latencies,
+    longest: Duration,
 }
 
 impl Seen {
@@ -203,6 +207,7 @@ impl Seen {
         self.wrong += other.wrong;
         self.first_wrong = self.first_wrong.or(other.first_wrong);
         self.latencies.merge(&other.latencies);
+        self.longest = self.longest.max(other.longest);
     }
 }
 
@@ -253,6 +258,7 @@ fn run_vcpu(
         let visit = memory.read(page, &mut buffer);
         if let Some(took) = visit.first_access {
             seen.latencies.add(took);
+            seen.longest = seen.longest.max(took);
         }
         match checker.check(offset(page), &visit, &buffer, &mut expected) {
             Check::Right => seen.right += 1,

@@ -1,32 +1,58 @@
 //! systemd: readiness, and its descriptor store, so that supervisor and worker may both die.
 //!
 //! The protocol of `sd_notify(3)` in a few lines: a datagram to `$NOTIFY_SOCKET`, descriptors by
-//! `SCM_RIGHTS`. What is stored comes back as `$LISTEN_FDS` when the unit is started again. Each entry
-//! is stored as its record, in a memfd, and its descriptors; the name says which is which.
+//! `SCM_RIGHTS`. What is stored comes back as `$LISTEN_FDS` when the unit is started again.
+//!
+//! Every descriptor is stored by a name of its own. A memfd has the entry's record and the names of its
+//! descriptors, in order, and is stored after them: where a record is found, all of its entry was
+//! stored. systemd passes over a descriptor that it has already (`same_fd` in `service_add_fd_store`),
+//! whatever its new name is; so what an entry has in common with the one that it replaces keeps its name.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, IoSlice, Read as _, Seek as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{FileType, MemfdFlags, fstat, memfd_create};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, sendmsg_addr, socket_with,
 };
 
-use super::entries::Entry;
+use super::entries::{Entry, Record};
 
 /// The way to systemd, if this process is a unit of it.
 #[derive(Debug)]
 pub(crate) struct Notify {
     socket: OwnedFd,
     address: SocketAddrUnix,
-    /// What the entries' descriptors are stored by.
-    names: BTreeMap<String, u64>,
+    /// What is stored, by the entries' keys.
+    stored: BTreeMap<String, Stored>,
     next: u64,
 }
+
+/// An entry in the store.
+#[derive(Debug)]
+struct Stored {
+    /// The name of its record.
+    record: String,
+    fds: Vec<StoredFd>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct StoredFd {
+    name: String,
+    /// Of a socket, of which an entry may have the same as the one before; others are new each time.
+    socket: Option<(u64, u64)>,
+}
+
+/// What is written into a record.
+type Written = (String, Record, Vec<String>);
+
+const RECORD: &str = "surefault-record-";
+const DESCRIPTOR: &str = "surefault-fd-";
 
 impl Notify {
     /// `None` outside of systemd, or where the socket cannot be had.
@@ -41,7 +67,7 @@ impl Notify {
         Some(Notify {
             socket,
             address,
-            names: BTreeMap::new(),
+            stored: BTreeMap::new(),
             next: 0,
         })
     }
@@ -53,40 +79,79 @@ impl Notify {
 
     /// Has an entry stored.
     pub(crate) fn store(&mut self, key: &str, entry: &Entry) -> io::Result<()> {
-        let number = self.next;
-        self.next += 1;
-        let record = serde_json::to_vec(&(key, &entry.record))?;
+        let before = self.stored.remove(key);
+        match self.store_after(key, entry, before.as_ref()) {
+            Ok(stored) => {
+                if let Some(before) = before {
+                    self.remove(&before.record);
+                    let mut over = before.fds.iter();
+                    while let Some(fd) = over.find(|fd| !stored.fds.contains(fd)) {
+                        self.remove(&fd.name);
+                    }
+                }
+                self.stored.insert(key.to_owned(), stored);
+                Ok(())
+            }
+            Err(error) => {
+                self.stored.extend(before.map(|it| (key.to_owned(), it)));
+                Err(error)
+            }
+        }
+    }
+
+    fn store_after(
+        &mut self,
+        key: &str,
+        entry: &Entry,
+        before: Option<&Stored>,
+    ) -> io::Result<Stored> {
+        let had = before.map_or(&[][..], |before| &before.fds);
+        let mut fds = Vec::new();
+        for fd in entry.borrowed() {
+            let socket = socket_identity(fd);
+            let same = had
+                .iter()
+                .find(|had| socket.is_some() && had.socket == socket);
+            if let Some(same) = same {
+                fds.push(same.clone());
+                continue;
+            }
+            let name = self.name(DESCRIPTOR);
+            self.send_fd(&name, fd)?;
+            fds.push(StoredFd { name, socket });
+        }
+        let names = fds.iter().map(|fd| fd.name.clone()).collect();
+        let written: Written = (key.to_owned(), entry.record.clone(), names);
         let mut memory = File::from(memfd_create("surefault-record", MemfdFlags::CLOEXEC)?);
-        memory.write_all(&record)?;
-        self.send(
-            &format!("FDSTORE=1\nFDPOLL=0\nFDNAME=surefault-{number}-record"),
-            &[memory.as_fd()],
-        )?;
-        for (n, fd) in entry.fds.iter().enumerate() {
-            let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME=surefault-{number}-{n}");
-            self.send(&text, &[fd.as_fd()])?;
-        }
-        if let Some(old) = self.names.insert(key.to_owned(), number) {
-            self.remove(old);
-        }
-        Ok(())
+        memory.write_all(&serde_json::to_vec(&written)?)?;
+        let record = self.name(RECORD);
+        self.send_fd(&record, memory.as_fd())?;
+        Ok(Stored { record, fds })
     }
 
     /// Has an entry stored no longer.
     pub(crate) fn forget(&mut self, key: &str) {
-        if let Some(number) = self.names.remove(key) {
-            self.remove(number);
+        if let Some(stored) = self.stored.remove(key) {
+            self.remove(&stored.record);
+            for fd in &stored.fds {
+                self.remove(&fd.name);
+            }
         }
     }
 
-    fn remove(&self, number: u64) {
-        for part in ["record", "0", "1", "2", "3"] {
-            // What is not there need not be removed.
-            let _ = self.send(
-                &format!("FDSTOREREMOVE=1\nFDNAME=surefault-{number}-{part}"),
-                &[],
-            );
-        }
+    /// A name that nothing has.
+    fn name(&mut self, kind: &str) -> String {
+        self.next += 1;
+        format!("{kind}{}", self.next)
+    }
+
+    fn send_fd(&self, name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.send(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[fd])
+    }
+
+    fn remove(&self, name: &str) {
+        // What is not there need not be removed.
+        let _ = self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
     }
 
     fn send(&self, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -105,35 +170,54 @@ impl Notify {
     ///
     /// To be called once, before anything opens a descriptor.
     pub(crate) fn stored(&mut self) -> Vec<(String, Entry)> {
-        let mut parts: BTreeMap<u64, BTreeMap<String, OwnedFd>> = BTreeMap::new();
+        let (mut records, mut others) = (Vec::new(), BTreeMap::new());
         for (name, fd) in inherited::take() {
-            let mut words = name.splitn(3, '-');
-            let (Some("surefault"), Some(number), Some(part)) =
-                (words.next(), words.next(), words.next())
-            else {
-                continue;
-            };
-            if let Ok(number) = number.parse() {
-                parts.entry(number).or_default().insert(part.to_owned(), fd);
+            let number = |kind| name.strip_prefix(kind)?.parse::<u64>().ok();
+            self.next = self.next.max(number(DESCRIPTOR).unwrap_or(0));
+            match number(RECORD) {
+                Some(number) => records.push((number, name, fd)),
+                None => drop(others.insert(name, fd)),
             }
         }
+        // The newest first: one that it replaces may not have been removed yet.
+        records.sort_unstable_by_key(|(number, _, _)| Reverse(*number));
         let mut entries = Vec::new();
-        for (number, mut parts) in parts {
-            self.next = self.next.max(number + 1);
-            let record = parts.remove("record").and_then(|fd| read_record(fd).ok());
-            // The store is not atomic: half an entry was never acknowledged to its worker.
-            let Some((key, record)) = record else {
-                continue;
-            };
-            self.names.insert(key.clone(), number);
-            let fds = parts.into_values().collect();
-            entries.push((key, Entry { record, fds }));
+        for (number, name, fd) in records {
+            self.next = self.next.max(number);
+            match read_record(fd) {
+                Ok((key, record, names)) if !self.stored.contains_key(&key) => {
+                    let fds: Vec<_> = names.iter().map_while(|name| others.remove(name)).collect();
+                    let of = |(name, fd): (String, &OwnedFd)| StoredFd {
+                        name,
+                        socket: socket_identity(fd.as_fd()),
+                    };
+                    let stored = names.into_iter().zip(&fds).map(of).collect();
+                    let stored = Stored {
+                        record: name,
+                        fds: stored,
+                    };
+                    self.stored.insert(key.clone(), stored);
+                    entries.push((key, Entry { record, fds }));
+                }
+                Ok(_) | Err(_) => self.remove(&name),
+            }
+        }
+        // Whose record was not stored was never acknowledged to its worker.
+        for name in others.keys().filter(|name| name.starts_with(DESCRIPTOR)) {
+            self.remove(name);
         }
         entries
     }
 }
 
-fn read_record(fd: OwnedFd) -> io::Result<(String, super::entries::Record)> {
+/// What tells one socket from another.
+fn socket_identity(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    let stat = fstat(fd).ok()?;
+    let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+    is_socket.then_some((stat.st_dev, stat.st_ino))
+}
+
+fn read_record(fd: OwnedFd) -> io::Result<Written> {
     let mut file = File::from(fd);
     let mut text = Vec::new();
     file.rewind()?;

@@ -6,7 +6,7 @@ use rustix::process::{Signal, kill_process};
 use surefault_core::plan::mix;
 use surefault_pager::Point;
 
-use crate::rig::{NONE, Rig, is_full, is_gone, now_ns, until};
+use crate::rig::{NONE, Rig, is_full, is_gone, now_ns, spread, until};
 
 crate::cases![
     workers_killed_under_four_vms,
@@ -24,27 +24,28 @@ fn workers_killed_under_four_vms() {
     let goal = if is_full() { 1000 } else { 24 };
     let rig = Rig::new(|_| ());
     let (_, mut worker) = rig.worker_after(0);
-    let mut freezes = Vec::new();
+    let (mut freezes, mut of_vms, mut felt) = (Vec::new(), Vec::new(), Vec::new());
     while freezes.len() < goal {
         let mut vms = rig.four_vms();
         // Long enough for a few kills in the life of four VMs.
         for _ in 0..8 {
             let pause = mix(freezes.len() as u64) % 40;
             std::thread::sleep(Duration::from_millis(pause));
+            let killed = now_ns();
             freezes.push(rig.kill_worker(&mut worker));
+            of_vms.extend(rig.resumptions(killed));
         }
         for vm in &mut vms {
             let report = vm.sound_report();
             assert_eq!(report.failed, NONE, "{report:?}");
+            felt.push(Duration::from_nanos(report.max_ns));
         }
     }
-    freezes.sort();
-    let longest = freezes[freezes.len() - 1];
-    println!(
-        "{} kills; nobody served for: median {:?}, max {longest:?}",
-        freezes.len(),
-        freezes[freezes.len() / 2]
-    );
+    let longest = freezes.iter().chain(&felt).max().copied();
+    let longest = longest.expect("somebody was killed");
+    println!("nobody served, {}", spread(freezes));
+    println!("a VM was not served, {}", spread(of_vms));
+    println!("the longest access of a VM, {}", spread(felt));
     let bound = if is_full() {
         LONGEST_FREEZE
     } else {

@@ -4,6 +4,7 @@
 mod holder;
 mod kills;
 mod last_resort;
+mod other_version;
 mod rig;
 mod supervisors;
 mod upgrades;

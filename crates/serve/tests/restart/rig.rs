@@ -339,6 +339,16 @@ impl Rig {
         Duration::from_nanos(served - killed)
     }
 
+    /// How long it took from `killed` until each VM was served again, once a worker serves.
+    pub(crate) fn resumptions(&self, killed: u64) -> Vec<Duration> {
+        let log = self.log();
+        let resumed = log
+            .iter()
+            .filter(|(at, line)| *at > killed && line.ends_with(" is served on"));
+        let freezes = resumed.map(|(at, _)| Duration::from_nanos(at - killed));
+        freezes.collect()
+    }
+
     /// A VM of this daemon.
     pub(crate) fn vm(&self, change: impl FnOnce(&mut Part)) -> Vmm {
         let mut part = Part::new(&self.plan.socket(), self.plan.pages);
@@ -435,6 +445,17 @@ pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
 pub(crate) fn is_gone(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     stat.map_or(true, |stat| stat.contains(") Z "))
+}
+
+/// The median and the greatest, in words.
+pub(crate) fn spread(mut of: Vec<Duration>) -> String {
+    of.sort();
+    match (of.get(of.len() / 2), of.last()) {
+        (Some(median), Some(max)) => {
+            format!("{} times: median {median:.1?}, max {max:.1?}", of.len())
+        }
+        _ => "never".to_owned(),
+    }
 }
 
 /// No page.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use surefault_core::plan::mix;
 
-use crate::rig::{NONE, Plan, Rig, is_full, is_gone, link_or_copy, now_ns, until};
+use crate::rig::{NONE, Plan, Rig, is_full, is_gone, link_or_copy, now_ns, spread, until};
 
 crate::cases![
     supervisors_killed_under_load,
@@ -114,12 +114,7 @@ fn supervisors_and_workers_killed_together() {
     for vm in &mut vms {
         assert_eq!(vm.sound_report().failed, NONE);
     }
-    freezes.sort();
-    println!(
-        "supervisor and worker died {rounds} times; nobody served for: median {:?}, max {:?}",
-        freezes[freezes.len() / 2],
-        freezes[freezes.len() - 1]
-    );
+    println!("supervisor and worker died, {}", spread(freezes));
 }
 
 fn a_standby_that_dies_is_replaced() {

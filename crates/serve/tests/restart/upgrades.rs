@@ -1,8 +1,11 @@
 //! Workers that are replaced on purpose.
 
+use std::time::Duration;
+
 use surefault_serve::control::Reply;
 
-use crate::rig::{ENDS, HANGS, NONE, Rig, is_full, now_ns};
+use crate::other_version;
+use crate::rig::{ENDS, HANGS, NONE, Rig, is_full, now_ns, spread};
 
 crate::cases![
     upgrades_under_load,
@@ -13,24 +16,45 @@ crate::cases![
 fn upgrades_under_load() {
     let goal = if is_full() { 100 } else { 6 };
     let rig = Rig::new(|_| ());
-    let others = [rig.copy("other"), rig.copy("another")];
+    let other = rig.copy("other");
+    let version = env!("CARGO_PKG_VERSION");
+    // Building another version takes minutes.
+    let others = match is_full() {
+        true => [
+            (other_version::build(), other_version::VERSION),
+            (other, version),
+        ],
+        false => [(rig.copy("another"), version), (other, version)],
+    };
     let mut done = 0;
+    let (mut freezes, mut felt) = (Vec::new(), Vec::new());
     while done < goal {
         let mut vms = rig.four_vms();
         for _ in 0..3 {
             let asked = now_ns();
-            let other = &others[done % others.len()];
+            let (other, version) = &others[done % others.len()];
             assert_eq!(rig.upgrade(Some(other)), Ok(Reply::Done));
             let (_, pid) = rig.worker_after(asked);
             let program = format!("/proc/{}/exe", pid.as_raw_nonzero());
             assert_eq!(std::fs::read_link(program).expect("it lives"), *other);
+            let begins = format!("(version {version}) begins");
+            rig.told("its version", asked, |line| {
+                line.ends_with(&begins).then_some(())
+            });
+            freezes.extend(rig.resumptions(asked));
             done += 1;
         }
         for vm in &mut vms {
             let report = vm.sound_report();
             assert_eq!(report.failed, NONE, "{report:?}");
+            felt.push(Duration::from_nanos(report.max_ns));
         }
     }
+    println!(
+        "a VM was served on, {} (from the request on)",
+        spread(freezes)
+    );
+    println!("the longest access of a VM, {}", spread(felt));
     let lost = rig
         .log()
         .into_iter()
