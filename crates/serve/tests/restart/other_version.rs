@@ -35,10 +35,10 @@ pub(crate) fn build() -> PathBuf {
         .expect("cargo");
     assert!(built.status.success(), "the other version cannot be built");
     let messages = String::from_utf8(built.stdout).expect("JSON");
-    let programs = messages.lines().filter_map(|line| {
+    let mut programs = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).expect("JSON");
         let program = message["executable"].as_str()?;
         (message["target"]["name"] == "restart").then(|| PathBuf::from(program))
     });
-    programs.last().expect("a program")
+    programs.next_back().expect("a program")
 }
