@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "starting a pager makes memory depend on it")]
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -307,7 +308,7 @@ impl Drop for Pager {
         self.shared.store.cancel();
         self.shared.nudge();
         if let Some(event_loop) = self.event_loop.take() {
-            // A panic in it has been told by the panic hook.
+            // What its panic means has been seen to in it.
             let _ = event_loop.join();
         }
         self.shared.pool.stop(STOP_PATIENCE);
@@ -376,7 +377,12 @@ pub(crate) fn start_serving(
     shared.wake_all();
     let body = {
         let shared = Arc::clone(&shared);
-        move || event_loop::run(&shared)
+        move || {
+            let run = || event_loop::run(&shared);
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                shared.attendant.panicked();
+            }
+        }
     };
     let event_loop = std::thread::Builder::new().name("pager".into()).spawn(body);
     let event_loop = event_loop.map_err(|source| StartError::Resource {

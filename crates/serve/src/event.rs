@@ -145,6 +145,15 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The thread that reads a VM's page faults has panicked, which is a bug.
+    Panicked {
+        /// The VM.
+        vm: VmId,
+        /// Its process.
+        pid: u32,
+        /// Whether this worker ends for that, and another goes on; else the VM's process is killed.
+        restarts: bool,
+    },
     /// A VM has ended.
     VmEnded(VmSummary),
     /// The daemon accepts nobody any more, and ends when its VMs have.
@@ -282,6 +291,13 @@ impl fmt::Display for Event {
             ),
             Event::CannotKill { pid, reason } => {
                 write!(f, "process {pid} CANNOT BE KILLED: {reason}")
+            }
+            Event::Panicked { vm, pid, restarts } => {
+                let then = match restarts {
+                    true => "another worker goes on",
+                    false => "its process is killed",
+                };
+                write!(f, "vm {vm}: serving process {pid} PANICKED: {then}")
             }
             Event::VmEnded(summary) => summary.fmt(f),
             Event::Draining { vms } => write!(f, "draining: {vms} VMs left"),

@@ -160,6 +160,11 @@ impl Handover {
         self.say(&ToSupervisor::Over);
     }
 
+    /// Whether the supervisor is gone.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Acquire)
+    }
+
     /// Whether a successor is there, so that nobody new is to be served here.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)

@@ -165,7 +165,8 @@ impl Newcomer {
             let over = Arc::new(Wakeup::new()?);
             let events = Arc::clone(&shared.events);
             let rule = shared.config.pager.failed_page;
-            let attendant = VmAttendant::new(id, &peer, &regions, rule, events, Arc::clone(&over))?;
+            let (wakes, handover) = (Arc::clone(&over), shared.handover.clone());
+            let attendant = VmAttendant::new(id, &peer, &regions, rule, events, wakes, handover)?;
             let duplicate = uffd.as_fd().try_clone_to_owned()?;
             Ok::<_, std::io::Error>((over, Arc::new(attendant), duplicate))
         })();

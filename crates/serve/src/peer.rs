@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
 /// A process is given this long to die of a kill.
@@ -39,11 +39,7 @@ impl Peer {
     pub fn of(stream: &UnixStream) -> Result<Peer, PeerError> {
         let credentials = rustix::net::sockopt::socket_peercred(stream).map_err(PeerError)?;
         let pid = credentials.pid;
-        let pidfd = pidfd::of_peer(stream).or_else(|| {
-            pidfd_open(pid, PidfdFlags::empty())
-                .ok()
-                .filter(|_| !hung_up(stream))
-        });
+        let pidfd = pidfd::of_peer(stream).or_else(|| by_pid(stream, pid));
         Ok(Peer {
             pid: pid.as_raw_nonzero().get().cast_unsigned(),
             uid: credentials.uid.as_raw(),
@@ -97,6 +93,13 @@ impl Peer {
     }
 }
 
+/// The process that has the other end of `stream`, and had this number when it connected.
+fn by_pid(stream: &UnixStream, pid: Pid) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    // One that has hung up may have ended, and another may have its number.
+    (!hung_up(stream)).then_some(pidfd)
+}
+
 /// Whether the peer of `stream` has closed it.
 pub(crate) fn hung_up(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
@@ -143,5 +146,28 @@ mod tests {
         assert!(!hung_up(&ours));
         drop(theirs);
         assert!(hung_up(&ours));
+    }
+
+    /// As on a kernel that does not say who the peer is but by its number.
+    #[test]
+    fn without_peerpidfd_a_number_is_believed_while_connected() {
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("a process");
+        let pid = Pid::from_child(&child);
+        let peer = Peer::known(child.id(), 0, by_pid(&ours, pid));
+        peer.end().expect("it is killed");
+        let status = child.wait().expect("a child");
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(9)
+        );
+        assert!(by_pid(&ours, pid).is_none(), "nobody has that number");
+        let own = rustix::process::getpid();
+        assert!(by_pid(&ours, own).is_some());
+        drop(theirs);
+        assert!(by_pid(&ours, own).is_none(), "it may be another's by now");
     }
 }

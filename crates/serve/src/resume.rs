@@ -269,21 +269,23 @@ fn resume(shared: &Arc<Shared>, vm: VmEntry, fds: Vec<OwnedFd>, attached: Sender
 }
 
 /// For tests: `SUREFAULT_DIE_AT=POINT:N` in a worker's environment has it killed the Nth time that it
-/// reaches a point of its work.
+/// reaches a point of its work; `panic:POINT:N` has the thread panic there.
 pub(crate) fn die_at(point: Point) {
-    static DEATH: OnceLock<Option<(Point, AtomicU64)>> = OnceLock::new();
+    static DEATH: OnceLock<Option<(bool, Point, AtomicU64)>> = OnceLock::new();
     let death = DEATH.get_or_init(|| {
         let spec = std::env::var("SUREFAULT_DIE_AT").ok()?;
-        let (name, nth) = spec.split_once(':')?;
+        let without = spec.strip_prefix("panic:");
+        let (name, nth) = without.unwrap_or(&spec).split_once(':')?;
         let point = Point::ALL
             .into_iter()
             .find(|point| format!("{point:?}").eq_ignore_ascii_case(name))?;
-        Some((point, AtomicU64::new(nth.parse().ok()?)))
+        Some((without.is_some(), point, AtomicU64::new(nth.parse().ok()?)))
     });
-    if let Some((at, left)) = death
+    if let Some((panics, at, left)) = death
         && *at == point
         && left.fetch_sub(1, Ordering::SeqCst) == 1
     {
+        assert!(!panics, "a test wants it");
         use rustix::process::{Signal, getpid, kill_process};
         let _ = kill_process(getpid(), Signal::KILL);
     }

@@ -11,6 +11,7 @@ use surefault_core::{Failure, Hva, PageId};
 use surefault_pager::{Attendant, FailedPage, Latencies, Pager, PagerStats, Point, ServedRegion};
 
 use crate::event::{Event, Events, FailureAction, VmId, VmSummary};
+use crate::handover::Handover;
 use crate::peer::Peer;
 use crate::wakeup::Wakeup;
 
@@ -128,6 +129,8 @@ pub(crate) struct VmAttendant {
     rule: FailedPage,
     events: Arc<Events>,
     over: Arc<Wakeup>,
+    /// Who would go on after this process.
+    handover: Option<Arc<Handover>>,
     failures: AtomicU64,
     killed: AtomicBool,
 }
@@ -140,6 +143,7 @@ impl VmAttendant {
         rule: FailedPage,
         events: Arc<Events>,
         over: Arc<Wakeup>,
+        handover: Option<Arc<Handover>>,
     ) -> io::Result<VmAttendant> {
         let killer = peer
             .pidfd()
@@ -153,6 +157,7 @@ impl VmAttendant {
             rule,
             events,
             over,
+            handover,
             failures: AtomicU64::new(0),
             killed: AtomicBool::new(false),
         })
@@ -229,6 +234,23 @@ impl Attendant for VmAttendant {
 
     fn reached(&self, point: Point) {
         crate::resume::die_at(point);
+    }
+
+    /// With a supervisor the worker ends, and all VMs are served on by the next one. Without one only
+    /// this VM cannot be served any more: its process is killed, for no page of it ever fails or comes.
+    fn panicked(&self) {
+        let handover = self.handover.as_ref();
+        let restarts = handover.is_some_and(|handover| !handover.is_alone());
+        self.events.tell(&Event::Panicked {
+            vm: self.id,
+            pid: self.pid,
+            restarts,
+        });
+        if restarts {
+            std::process::abort();
+        }
+        // Where it cannot be killed, that is said.
+        let _ = self.kill();
     }
 
     fn memory_gone(&self) {

@@ -11,6 +11,7 @@ use crate::rig::{NONE, Rig, is_full, is_gone, now_ns, spread, until};
 crate::cases![
     workers_killed_under_four_vms,
     workers_that_die_at_every_point,
+    a_panic_with_a_supervisor_ends_the_worker,
     a_worker_that_is_stuck_is_killed,
     a_vm_that_dies_without_a_worker_is_cleaned_up,
     the_worker_goes_on_without_its_supervisor,
@@ -80,6 +81,20 @@ fn workers_that_die_at_every_point() {
         let deaths = deaths.count();
         println!("{spec}: {deaths} deaths");
         assert!(deaths > 0, "{spec}: nobody died");
+    }
+}
+
+fn a_panic_with_a_supervisor_ends_the_worker() {
+    let rig = Rig::with(
+        |_| (),
+        |command| {
+            command.env("SUREFAULT_DIE_AT", "panic:Noted:200");
+        },
+    );
+    let mut vm = rig.vm(|part| part.balloon = part.pages / 3);
+    assert_eq!(vm.sound_report().failed, NONE);
+    for words in ["PANICKED: another worker goes on", "DIED"] {
+        rig.told(words, 0, |line| line.contains(words).then_some(()));
     }
 }
 
