@@ -21,8 +21,19 @@ pub const PORT_TRAP: u16 = 0x5f1;
 /// The vector of "page ready" interrupts.
 pub const READY_VECTOR: u8 = 0xf3;
 
-/// [`VcpuArea::current`] when no worker task is running: the counting task is, or the vCPU idles.
-pub const NO_TASK: u32 = u32::MAX;
+/// [`Waiter::token`] of a waiter that is free. No token is 1: the numbers from bit 12 on start at 1.
+pub const FREE: u64 = 1;
+
+/// The counting task lets others run each time that it has counted this far: a tenth of a millisecond
+/// or so. A power of two.
+pub const COUNTS_PER_YIELD: u32 = 1 << 17;
+
+/// A task's system call (`int3`), in the low byte of rdi: 0 lets others run, this says that it is
+/// done.
+pub const SYSCALL_DONE: u8 = 1;
+
+/// The system call of the task that halts the vCPU.
+pub const SYSCALL_HALT: u8 = 2;
 
 /// In an entry of an access list: the task writes the page's stamp before it reads the page.
 pub const LIST_WRITE: u32 = 1 << 31;
@@ -63,7 +74,8 @@ pub struct ApfArea {
 #[repr(C, packed(4))]
 pub struct TaskState {
     reserved: u32,
-    /// Where traps from ring 3 push: the end of the running task's [`Task::frame`].
+    /// Where traps from ring 3 push: the end of the running task's [`Task::frame`]; 0 while the vCPU
+    /// halts.
     pub rsp0: u64,
     rest: [u8; 92],
 }
@@ -89,36 +101,31 @@ const IDLE_STACK: usize = 32;
 pub(crate) const IDLE_STACK_END: usize =
     offset_of!(VcpuArea, idle_stack) + IDLE_STACK * size_of::<u64>();
 
-/// What ring 0 keeps about one vCPU; its address is in r15, always. The run queue follows it.
+/// What ring 0 keeps about one vCPU; its address is in r15, always. The [`Waiter`]s follow it. What
+/// ring 0 keeps in registers (`traps.s`) is here as it starts.
 #[repr(C, align(64))]
 pub struct VcpuArea {
     /// Shared with KVM.
     pub apf: ApfArea,
     /// The task state segment.
     pub tss: TaskState,
-    /// The number of the running task, or [`NO_TASK`].
-    pub current: u32,
     /// Worker tasks that are not done yet.
     pub live: u32,
-    /// Address of the counting [`Task`], 0 if the vCPU halts when it has nothing to run.
-    pub counter: u64,
     /// The low bits of the MSR that enables async page faults; 0 leaves them alone.
     pub apf_enable: u32,
-    /// The run queue's next entry to leave.
-    pub queue_head: u32,
-    /// The run queue's next entry to fill. The queue is empty when head and tail are equal.
-    pub queue_tail: u32,
-    /// The run queue's length less one, a power of two less one.
-    pub queue_mask: u32,
-    /// Address of the [`Waiter`]s.
-    pub waiters: u64,
-    /// Number of waiters less one, a power of two less one.
-    pub waiters_mask: u32,
-    /// Waiters that are only a token that was ready before anybody waited for it.
-    pub early: u32,
-    /// 1 where the vCPU has a local APIC, in x2APIC mode, that wants to be enabled and told of the
-    /// end of an interrupt.
+    /// 1 where the vCPU has a local APIC, in x2APIC mode, that wants to be enabled.
     pub apic: u32,
+    /// Bytes of the waiters, a power of two, less those of one.
+    pub waiters_mask: u32,
+    /// The frame's end of the task that can always run: it counts, or halts the vCPU.
+    pub last: u64,
+    /// The run queue's next entry to leave: the address of a frame's end.
+    pub queue_head: u64,
+    /// The run queue's next entry to fill. The queue is empty when head and tail are equal.
+    pub queue_tail: u64,
+    /// What an entry's address and this have in common is an entry's address: it starts over at the
+    /// end, for the queue's length is a power of two, and its alignment twice that.
+    pub queue_wrap: u64,
     /// The exception reported through [`PORT_TRAP`].
     pub trap: Trap,
     /// The stack of a vCPU that starts, or halts because it has nothing to run.
@@ -128,39 +135,38 @@ pub struct VcpuArea {
 /// An entry of the map from tokens to the tasks that wait for them.
 #[repr(C)]
 pub struct Waiter {
-    /// The token, 0 if the entry is free.
-    pub token: u32,
-    pad: u32,
-    /// Address of the waiting [`Task`]; 0 if the token was ready before anybody waited.
+    /// The token, or [`FREE`].
+    pub token: u64,
+    /// The frame's end of the waiting [`Task`]; 0 if the token was ready before anybody waited.
     pub task: u64,
 }
 
-/// What ring 0 keeps about one task.
+/// What ring 0 keeps about one task. Its frame's end is what names it.
 ///
 /// A trap from ring 3 pushes into the end of the frame, because that is where the task state
-/// segment points while the task runs; saving a task is five pushes more.
+/// segment points while the task runs; saving a task is two pushes more.
 #[repr(C, align(16))]
 pub struct Task {
     /// Room for a call from a trap handler that has pushed all of the frame, and for a machine check
     /// on top of that.
-    pub scratch: [u64; 12],
+    pub scratch: [u64; 13],
     /// The registers of the task while it does not run.
     pub frame: Frame,
-    /// The task's number, or [`NO_TASK`] for the one that counts.
-    pub id: u32,
     /// 1 when it was killed: by a machine check, or because its page was said to be lost.
     pub killed: u32,
+}
+
+impl Task {
+    /// From a task's address to its frame's end.
+    pub const FRAME_END: usize = offset_of!(Task, frame) + size_of::<Frame>();
 }
 
 /// All the registers that a task has. The others are ring 0's, see `traps.s`.
 #[repr(C)]
 #[expect(missing_docs, reason = "registers")]
 pub struct Frame {
-    pub r8: u64,
-    pub rdi: u64,
     pub rsi: u64,
-    pub rbp: u64,
-    pub rbx: u64,
+    pub rdi: u64,
     pub rip: u64,
     pub cs: u64,
     pub rflags: u64,
@@ -168,7 +174,7 @@ pub struct Frame {
     pub ss: u64,
 }
 
-/// What a task knows, in memory that ring 3 may write; its address is in r8.
+/// What a task knows, in memory that ring 3 may write. Its end is where the task's stack begins.
 #[repr(C, align(64))]
 pub struct Record {
     /// Address of the access list.
@@ -188,7 +194,17 @@ pub struct Record {
     pub done: u64,
     /// The running sum (`surefault_core::workload`).
     pub sum: u64,
-    pad: u64,
+    /// The touch that is being done: its entry of the list.
+    pub touch: u64,
+    /// The end of its page.
+    pub page_end: u64,
+    /// The sum of its page so far.
+    pub page_sum: u64,
+    /// What each word is multiplied with (`surefault_core::workload`).
+    pub sum_factor: u64,
+    /// What a page's index is added to for its stamp.
+    pub stamp_key: u64,
+    pad: [u64; 4],
     /// The task's stack.
     pub stack: [u8; 64],
 }
@@ -205,8 +221,9 @@ const _: () = {
     assert!(offset_of!(TaskState, rsp0) == 4 && size_of::<TaskState>() == 104);
     assert!(offset_of!(Frame, ss) + 8 == size_of::<Frame>());
     // A trap aligns the stack to 16 before it pushes: the frame must end on such an address.
-    assert!(offset_of!(Task, frame).is_multiple_of(16) && size_of::<Frame>().is_multiple_of(16));
+    assert!(Task::FRAME_END.is_multiple_of(16));
     assert!(offset_of!(Record, stack) + 64 == size_of::<Record>());
-    // traps.s steps through the waiters by shifting.
+    // traps.s makes an offset of a token by shifting.
     assert!(size_of::<Waiter>() == 16);
+    assert!(COUNTS_PER_YIELD.is_power_of_two() && COUNTS_PER_YIELD.is_multiple_of(0x100));
 };

@@ -7,7 +7,7 @@
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
 
-use surefault_core::workload::{STAMP_KEY, STAMP_OFFSET, SUM_FACTOR, SUM_START};
+use surefault_core::workload::{STAMP_OFFSET, SUM_START};
 
 use crate::abi::{ApfArea, Frame, Record, Task, TaskState, Trap, VcpuArea, Waiter};
 
@@ -24,17 +24,13 @@ global_asm!(
     APF_TOKEN = const offset_of!(VcpuArea, apf) + offset_of!(ApfArea, token),
     APF_ERROR = const offset_of!(VcpuArea, apf) + offset_of!(ApfArea, error),
     TSS_RSP0 = const offset_of!(VcpuArea, tss) + offset_of!(TaskState, rsp0),
-    CURRENT = const offset_of!(VcpuArea, current),
     LIVE = const offset_of!(VcpuArea, live),
-    COUNTER = const offset_of!(VcpuArea, counter),
+    LAST = const offset_of!(VcpuArea, last),
     APF_ENABLE = const offset_of!(VcpuArea, apf_enable),
     QUEUE_HEAD = const offset_of!(VcpuArea, queue_head),
     QUEUE_TAIL = const offset_of!(VcpuArea, queue_tail),
-    QUEUE_MASK = const offset_of!(VcpuArea, queue_mask),
-    QUEUE = const size_of::<VcpuArea>(),
-    WAITERS = const offset_of!(VcpuArea, waiters),
+    QUEUE_WRAP = const offset_of!(VcpuArea, queue_wrap),
     WAITERS_MASK = const offset_of!(VcpuArea, waiters_mask),
-    EARLY = const offset_of!(VcpuArea, early),
     APIC = const offset_of!(VcpuArea, apic),
     TRAP_VECTOR = const offset_of!(VcpuArea, trap) + offset_of!(Trap, vector),
     TRAP_ERROR = const offset_of!(VcpuArea, trap) + offset_of!(Trap, error),
@@ -42,34 +38,38 @@ global_asm!(
     TRAP_CS = const offset_of!(VcpuArea, trap) + offset_of!(Trap, cs),
     TRAP_CR2 = const offset_of!(VcpuArea, trap) + offset_of!(Trap, cr2),
     IDLE_STACK_END = const crate::abi::IDLE_STACK_END,
-    // A waiter.
-    WAITER_TOKEN = const offset_of!(Waiter, token),
-    WAITER_TASK = const offset_of!(Waiter, task),
+    // A waiter, from the area and its own offset.
+    WAITER_TOKEN = const size_of::<VcpuArea>() + offset_of!(Waiter, token),
+    WAITER_TASK = const size_of::<VcpuArea>() + offset_of!(Waiter, task),
     WAITER_SIZE = const size_of::<Waiter>(),
-    // A task, as ring 0 sees it.
-    TASK_FRAME = const offset_of!(Task, frame),
-    TASK_FRAME_END = const offset_of!(Task, frame) + size_of::<Frame>(),
-    TASK_ID = const offset_of!(Task, id),
-    TASK_KILLED = const offset_of!(Task, killed),
-    // A task, as it sees itself.
-    REC_LIST = const offset_of!(Record, list),
-    REC_COUNT = const offset_of!(Record, count),
-    REC_DATA = const offset_of!(Record, data),
-    REC_PAGE_BYTES = const offset_of!(Record, page_bytes),
-    REC_YIELD_EVERY = const offset_of!(Record, yield_every),
-    REC_UNTIL_YIELD = const offset_of!(Record, until_yield),
-    REC_DONE = const offset_of!(Record, done),
-    REC_SUM = const offset_of!(Record, sum),
+    FREE = const crate::abi::FREE,
+    // A task, from the end of its frame.
+    FRAME_SIZE = const size_of::<Frame>(),
+    TASK_KILLED = const offset_of!(Task, killed) - Task::FRAME_END,
+    // A task, as it sees itself: back from the start of its stack.
+    REC_LIST = const size_of::<Record>() - offset_of!(Record, list),
+    REC_COUNT = const size_of::<Record>() - offset_of!(Record, count),
+    REC_DATA = const size_of::<Record>() - offset_of!(Record, data),
+    REC_PAGE_BYTES = const size_of::<Record>() - offset_of!(Record, page_bytes),
+    REC_YIELD_EVERY = const size_of::<Record>() - offset_of!(Record, yield_every),
+    REC_UNTIL_YIELD = const size_of::<Record>() - offset_of!(Record, until_yield),
+    REC_DONE = const size_of::<Record>() - offset_of!(Record, done),
+    REC_SUM = const size_of::<Record>() - offset_of!(Record, sum),
+    REC_TOUCH = const size_of::<Record>() - offset_of!(Record, touch),
+    REC_END = const size_of::<Record>() - offset_of!(Record, page_end),
+    REC_PAGE_SUM = const size_of::<Record>() - offset_of!(Record, page_sum),
+    REC_SUM_FACTOR = const size_of::<Record>() - offset_of!(Record, sum_factor),
+    REC_STAMP_KEY = const size_of::<Record>() - offset_of!(Record, stamp_key),
+    COUNTS_PER_YIELD = const crate::abi::COUNTS_PER_YIELD,
+    SYSCALL_DONE = const crate::abi::SYSCALL_DONE,
+    SYSCALL_HALT = const crate::abi::SYSCALL_HALT,
     LIST_PAGE = const crate::abi::LIST_PAGE,
     LIST_WRITE = const crate::abi::LIST_WRITE,
     LIST_CALL = const crate::abi::LIST_CALL,
     // What the workload prescribes.
-    STAMP_KEY = const STAMP_KEY,
     STAMP_OFFSET = const STAMP_OFFSET,
     SUM_START = const SUM_START,
-    SUM_FACTOR = const SUM_FACTOR,
     // The machine.
-    NO_TASK = const crate::abi::NO_TASK,
     PORT_DONE = const crate::abi::PORT_DONE,
     PORT_TRAP = const crate::abi::PORT_TRAP,
     READY_VECTOR = const crate::abi::READY_VECTOR,
@@ -104,11 +104,14 @@ pub(crate) enum Entry {
     PageFault,
     MachineCheck,
     Breakpoint,
+    /// "Page ready", where a local APIC wants to be told.
+    ReadyX2apic,
     Ready,
     /// Where ring 0's part ends and ring 3's begins.
     User,
     Worker,
     Count,
+    Idle,
 }
 
 impl Image {
@@ -136,7 +139,7 @@ impl Image {
     pub(crate) fn entry(self, entry: Entry) -> u64 {
         let offset = self.offset(entry);
         match entry {
-            Entry::User | Entry::Worker | Entry::Count => {
+            Entry::User | Entry::Worker | Entry::Count | Entry::Idle => {
                 (offset - self.offset(Entry::User)) as u64
             }
             Entry::Boot
@@ -144,6 +147,7 @@ impl Image {
             | Entry::PageFault
             | Entry::MachineCheck
             | Entry::Breakpoint
+            | Entry::ReadyX2apic
             | Entry::Ready => offset as u64,
         }
     }
@@ -173,12 +177,13 @@ mod tests {
             Entry::PageFault,
             Entry::MachineCheck,
             Entry::Breakpoint,
+            Entry::ReadyX2apic,
             Entry::Ready,
         ] {
             let offset = image.entry(entry) as usize;
             assert!(offset > 0 && offset < image.kernel().len());
         }
-        for entry in [Entry::User, Entry::Worker, Entry::Count] {
+        for entry in [Entry::User, Entry::Worker, Entry::Count, Entry::Idle] {
             assert!((image.entry(entry) as usize) < image.user().len());
         }
     }

@@ -13,22 +13,24 @@ use core::mem::{offset_of, size_of};
 use core::num::NonZeroU32;
 
 use surefault_core::run::TaskId;
-use surefault_core::workload::{FirstTouch, SUM_START, Touch, Workload};
+use surefault_core::workload::{FirstTouch, STAMP_KEY, SUM_FACTOR, SUM_START, Touch, Workload};
 use surefault_core::{Gpa, Gva, PageSize, VcpuId};
 use thiserror::Error;
 
-use crate::abi::{self, DATA_BASE, Frame, NO_TASK, Record, Task, VcpuArea, Waiter, selector};
+use crate::abi::{self, DATA_BASE, Record, Task, VcpuArea};
 use crate::image::{Entry, Image};
 use crate::memory::Memory;
 use crate::tables::{self, DIRECTORY_SPAN, DescriptorTable, LARGE_PAGE, PageTables};
+use crate::view::VcpuView;
 
 #[cfg(test)]
 mod tests;
+mod vcpu;
+
+use vcpu::{NewTask, Vcpu};
 
 /// Where the kernel half begins: the page below catches null pointers of hosts' debuggers and ours.
 const KERNEL_START: u64 = 0x1000;
-/// Entries of a vCPU's map of tokens at the least: KVM never has more than 64 outstanding.
-const MIN_WAITERS: usize = 256;
 
 /// What to lay out.
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +157,7 @@ impl Layout {
         let page_tables = PageTables::reserve(memory, DATA_BASE..data_end);
         let gdt = tables::write_gdt(memory);
         let kernel = memory.append(image.kernel(), 4096);
-        let idt = tables::write_idt(memory, image, kernel);
+        let idt = tables::write_idt(memory, image, kernel, spec.apic);
         let vcpus: Vec<_> = (0..spec.vcpus)
             .map(|vcpu| Vcpu::reserve(memory, tasks_of(spec, vcpu).count()))
             .collect();
@@ -172,18 +174,21 @@ impl Layout {
         }
 
         let rflags = if spec.interrupts { 0x202 } else { 0x002 };
-        let start = |entry: Entry, id: u32, record: u64| NewTask {
-            id,
+        let start = |entry: Entry, record: u64| NewTask {
             rip: user_code + image.entry(entry),
             record,
             rflags,
         };
         for (n, vcpu) in (0..).zip(&vcpus) {
             let workers = tasks_of(spec, n)
-                .map(|task| start(Entry::Worker, task as u32, records[task]))
+                .map(|task| start(Entry::Worker, records[task]))
                 .collect();
-            let counter = start(Entry::Count, NO_TASK, counters[usize::from(n)]);
-            vcpu.write(memory, spec, workers, counter);
+            let last = match spec.idle {
+                Idle::Count => Entry::Count,
+                Idle::Halt => Entry::Idle,
+            };
+            let last = start(last, counters[usize::from(n)]);
+            vcpu.write(memory, spec, workers, last);
         }
         page_tables.map(memory, 0..user, false);
         page_tables.map(memory, user..end, true);
@@ -238,6 +243,19 @@ impl Layout {
         self.tasks.get(usize::from(task.get())).copied()
     }
 
+    /// The worker that the vCPU says it runs; `None` while another task runs, or nobody.
+    pub fn running(&self, view: &VcpuView) -> Option<TaskId> {
+        let end = Task::FRAME_END as u64;
+        let mut tasks = self.tasks.iter();
+        let n = tasks.position(|task| view.frame_end.checked_offset_from(*task) == Some(end))?;
+        u16::try_from(n).ok().map(TaskId::new)
+    }
+
+    /// Where the map from tokens to waiting tasks is that `vcpu` keeps.
+    pub fn waiters(&self, vcpu: VcpuId) -> Option<Gpa> {
+        self.area(vcpu)?.checked_add(size_of::<VcpuArea>() as u64)
+    }
+
     /// Where the [`Record`]s of the counting tasks are, by vCPU.
     pub fn counters(&self) -> &[Gpa] {
         &self.counters
@@ -290,95 +308,7 @@ fn write_record(memory: &mut Memory, spec: &GuestSpec<'_>, touches: &[Touch]) ->
     memory.put_u32(at, offset_of!(Record, yield_every), every);
     memory.put_u32(at, offset_of!(Record, until_yield), every);
     memory.put_u64(at, offset_of!(Record, sum), SUM_START);
+    memory.put_u64(at, offset_of!(Record, sum_factor), SUM_FACTOR);
+    memory.put_u64(at, offset_of!(Record, stamp_key), STAMP_KEY);
     at
-}
-
-/// A task as it is before it first runs.
-struct NewTask {
-    id: u32,
-    rip: u64,
-    record: u64,
-    rflags: u64,
-}
-
-impl NewTask {
-    fn write(&self, memory: &mut Memory, at: u64) {
-        let frame = at + offset_of!(Task, frame) as u64;
-        // The stack is the record's end.
-        let stack = self.record + size_of::<Record>() as u64;
-        memory.put_u64(frame, offset_of!(Frame, r8), self.record);
-        memory.put_u64(frame, offset_of!(Frame, rip), self.rip);
-        memory.put_u64(frame, offset_of!(Frame, cs), selector::USER_CODE.into());
-        memory.put_u64(frame, offset_of!(Frame, rflags), self.rflags);
-        memory.put_u64(frame, offset_of!(Frame, rsp), stack);
-        memory.put_u64(frame, offset_of!(Frame, ss), selector::USER_DATA.into());
-        memory.put_u32(at, offset_of!(Task, id), self.id);
-    }
-}
-
-/// The memory of one vCPU.
-struct Vcpu {
-    area: u64,
-    queue_len: usize,
-    waiters: u64,
-    waiters_len: usize,
-    counter: u64,
-    workers: Vec<u64>,
-}
-
-impl Vcpu {
-    fn reserve(memory: &mut Memory, workers: usize) -> Vcpu {
-        // A ring that is full cannot be told from an empty one: one entry more than tasks.
-        let queue_len = (workers + 1).next_power_of_two();
-        let waiters_len = (2 * workers).next_power_of_two().max(MIN_WAITERS);
-        let task = |memory: &mut Memory| memory.reserve(size_of::<Task>(), 16);
-        Vcpu {
-            area: memory.reserve(size_of::<VcpuArea>() + queue_len * size_of::<u64>(), 64),
-            queue_len,
-            waiters: memory.reserve(waiters_len * size_of::<Waiter>(), 16),
-            waiters_len,
-            counter: task(memory),
-            workers: (0..workers).map(|_| task(memory)).collect(),
-        }
-    }
-
-    fn write(
-        &self,
-        memory: &mut Memory,
-        spec: &GuestSpec<'_>,
-        workers: Vec<NewTask>,
-        counter: NewTask,
-    ) {
-        for (entry, (task, &at)) in workers.iter().zip(&self.workers).enumerate() {
-            task.write(memory, at);
-            let queue = self.area + size_of::<VcpuArea>() as u64;
-            memory.put_u64(queue, entry * size_of::<u64>(), at);
-        }
-        counter.write(memory, self.counter);
-        let area = self.area;
-        let counter = match spec.idle {
-            Idle::Count => self.counter,
-            Idle::Halt => 0,
-        };
-        memory.put_u64(area, offset_of!(VcpuArea, counter), counter);
-        let apf_enable = match spec.apf {
-            GuestApf::Off => 0,
-            // Enable, and "page ready" by interrupt.
-            GuestApf::On => 0b0_1001,
-            // And the error word.
-            GuestApf::WithErrors => 0b1_1001,
-        };
-        memory.put_u32(area, offset_of!(VcpuArea, apf_enable), apf_enable);
-        let apic = u32::from(spec.apic == Apic::X2apic);
-        memory.put_u32(area, offset_of!(VcpuArea, apic), apic);
-        memory.put_u32(area, offset_of!(VcpuArea, current), NO_TASK);
-        let live = workers.len() as u32;
-        memory.put_u32(area, offset_of!(VcpuArea, live), live);
-        memory.put_u32(area, offset_of!(VcpuArea, queue_tail), live);
-        let queue_mask = self.queue_len as u32 - 1;
-        memory.put_u32(area, offset_of!(VcpuArea, queue_mask), queue_mask);
-        memory.put_u64(area, offset_of!(VcpuArea, waiters), self.waiters);
-        let waiters_mask = self.waiters_len as u32 - 1;
-        memory.put_u32(area, offset_of!(VcpuArea, waiters_mask), waiters_mask);
-    }
 }

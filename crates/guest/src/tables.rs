@@ -2,6 +2,7 @@
 
 use crate::abi::{READY_VECTOR, selector};
 use crate::image::{Entry, Image};
+use crate::layout::Apic;
 use crate::memory::Memory;
 
 pub(crate) const LARGE_PAGE: u64 = 2 << 20;
@@ -94,7 +95,12 @@ pub(crate) fn write_gdt(memory: &mut Memory) -> DescriptorTable {
 }
 
 /// Writes the interrupt descriptors of an image that is loaded at `kernel`.
-pub(crate) fn write_idt(memory: &mut Memory, image: Image, kernel: u64) -> DescriptorTable {
+pub(crate) fn write_idt(
+    memory: &mut Memory,
+    image: Image,
+    kernel: u64,
+    apic: Apic,
+) -> DescriptorTable {
     const GATES: usize = 256;
     const GATE: usize = 16;
     let base = memory.reserve(GATES * GATE, 16);
@@ -114,7 +120,11 @@ pub(crate) fn write_idt(memory: &mut Memory, image: Image, kernel: u64) -> Descr
     set(3, image.entry(Entry::Breakpoint), true);
     set(14, image.entry(Entry::PageFault), false);
     set(18, image.entry(Entry::MachineCheck), false);
-    set(READY_VECTOR, image.entry(Entry::Ready), false);
+    let ready = match apic {
+        Apic::X2apic => Entry::ReadyX2apic,
+        Apic::None => Entry::Ready,
+    };
+    set(READY_VECTOR, image.entry(ready), false);
     DescriptorTable {
         base,
         limit: (GATES * GATE - 1) as u16,

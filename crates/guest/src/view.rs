@@ -4,9 +4,8 @@ use core::fmt;
 use core::mem::{offset_of, size_of};
 
 use surefault_core::Gpa;
-use surefault_core::run::TaskId;
 
-use crate::abi::{NO_TASK, Record, Task, Trap, VcpuArea, Waiter};
+use crate::abi::{FREE, Record, Task, TaskState, Trap, VcpuArea, Waiter};
 
 /// How far a task is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,13 +32,11 @@ impl TaskProgress {
 /// What a vCPU says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VcpuView {
-    /// The running task; `None` while the counting task runs, or nobody.
-    pub current: Option<TaskId>,
+    /// What names the running task ([`Layout::running`](crate::Layout::running)).
+    pub(crate) frame_end: Gpa,
     /// Workers that are not done.
     pub live: u32,
-    /// Where its map from tokens to waiting tasks is.
-    pub waiters: Gpa,
-    /// Bytes of that map.
+    /// Bytes of the map from tokens to waiting tasks, which follows the area.
     pub waiters_len: usize,
     /// The unexplained exception, where the vCPU has announced one.
     pub trap: GuestTrap,
@@ -67,17 +64,14 @@ impl VcpuView {
     /// What the vCPU says whose area holds `bytes`.
     pub fn parse(bytes: &[u8; Self::LEN]) -> VcpuView {
         let trap = |field| get_u64(bytes, offset_of!(VcpuArea, trap) + field);
-        let current = get_u32(bytes, offset_of!(VcpuArea, current));
         VcpuView {
-            current: match current {
-                NO_TASK => None,
-                // A number that no task has is the guest's error, not a reason to fail here.
-                task => u16::try_from(task).ok().map(TaskId::new),
-            },
+            frame_end: Gpa::new(get_u64(
+                bytes,
+                offset_of!(VcpuArea, tss) + offset_of!(TaskState, rsp0),
+            )),
             live: get_u32(bytes, offset_of!(VcpuArea, live)),
-            waiters: Gpa::new(get_u64(bytes, offset_of!(VcpuArea, waiters))),
-            waiters_len: (get_u32(bytes, offset_of!(VcpuArea, waiters_mask)) as usize + 1)
-                * size_of::<Waiter>(),
+            waiters_len: get_u32(bytes, offset_of!(VcpuArea, waiters_mask)) as usize
+                + size_of::<Waiter>(),
             trap: GuestTrap {
                 vector: trap(offset_of!(Trap, vector)),
                 error: trap(offset_of!(Trap, error)),
@@ -101,8 +95,8 @@ pub fn is_killed(bytes: &[u8; TASK_LEN]) -> bool {
 /// of pages that were ready before anybody waited.
 pub fn tokens(map: &[u8]) -> usize {
     let entries = map.chunks_exact(size_of::<Waiter>());
-    let token = |entry| get_u32(entry, offset_of!(Waiter, token));
-    entries.filter(|&entry| token(entry) != 0).count()
+    let token = |entry| get_u64(entry, offset_of!(Waiter, token));
+    entries.filter(|&entry| token(entry) != FREE).count()
 }
 
 impl fmt::Display for GuestTrap {

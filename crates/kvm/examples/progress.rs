@@ -1,8 +1,9 @@
 //! What asynchronous faults are good for: how far a task that does not fault gets meanwhile.
 //!
-//! `progress` plays 8 tasks on 2048 pages that take 1 ms each, in every mode, on one vCPU and on two,
-//! the modes taking turns, and prints medians. `progress patience` does the same for latencies from
-//! 20 µs to 5 ms, with everybody kicked at once, everybody waited for, and as it is.
+//! `progress tasks` plays 8 tasks on 2048 pages that take 1 ms each, in every mode, on one vCPU and
+//! on two, the modes taking turns, and prints medians. `progress patience` does the same for
+//! latencies from 20 µs to 5 ms, with everybody kicked at once, everybody waited for, and as it is.
+//! Words after that leave only what they name: numbers of vCPUs, or latencies in µs; and ways.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -54,31 +55,46 @@ fn main() -> Result<(), Box<dyn Error>> {
         apf,
         patience,
     };
-    match std::env::args().nth(1).as_deref() {
-        None => {
-            let ways = [
+    let mut words = std::env::args().skip(1);
+    let what = words.next();
+    let (numbers, names): (Vec<String>, Vec<String>) =
+        words.partition(|word| word.parse::<u64>().is_ok());
+    let numbers: Vec<u64> = numbers.iter().flat_map(|word| word.parse()).collect();
+    let chosen = |all: &[u64]| match numbers.is_empty() {
+        true => all.to_vec(),
+        false => numbers.clone(),
+    };
+    let named = |mut ways: Vec<Way>| {
+        ways.retain(|way| names.is_empty() || names.iter().any(|name| name == way.name));
+        ways
+    };
+    match what.as_deref() {
+        Some("tasks") => {
+            let ways = named(vec![
                 way("off", ApfMode::Off, Patience::default()),
                 way("kernel", ApfMode::Kernel, Patience::default()),
                 way("user", ApfMode::User, Patience::default()),
-            ];
-            for vcpus in [1, 2] {
+            ]);
+            for vcpus in chosen(&[1, 2]) {
                 let latency = Duration::from_millis(1);
                 println!("{vcpus} vCPUs, {TASKS} tasks, 2048 pages of 1 ms; medians of {ROUNDS}");
-                compare(&ways, vcpus, 2048, latency)?;
+                compare(&ways, vcpus.try_into()?, 2048, latency)?;
             }
         }
         Some("patience") => {
-            let ways = [
-                way("at once", ApfMode::User, Patience::NONE),
+            let ways = named(vec![
+                way("always", ApfMode::User, Patience::NONE),
                 way("never", ApfMode::User, patient),
-                way("as it is", ApfMode::User, Patience::default()),
-            ];
-            for micros in [20, 50, 100, 200, 500, 1000, 5000] {
+                way("usual", ApfMode::User, Patience::default()),
+            ]);
+            for micros in chosen(&[20, 50, 100, 200, 500, 1000, 5000]) {
                 println!("1 vCPU, {TASKS} tasks, 512 pages of {micros} µs; medians of {ROUNDS}");
                 compare(&ways, 1, 512, Duration::from_micros(micros))?;
             }
         }
-        Some(_) => return Err("usage: progress [patience]".into()),
+        Some(_) | None => {
+            return Err("usage: progress tasks|patience [NUMBER...] [WAY...]".into());
+        }
     }
     Ok(())
 }

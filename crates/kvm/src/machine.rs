@@ -279,6 +279,17 @@ impl Machine {
         Ok(VcpuView::parse(&bytes))
     }
 
+    /// The task that `vcpu` runs; `None` while the counting task runs, or nobody.
+    ///
+    /// # Errors
+    /// When the guest's own memory cannot be read.
+    ///
+    /// # Panics
+    /// When there is no such vCPU.
+    pub fn running(&self, vcpu: VcpuId) -> Result<Option<TaskId>, MemoryError> {
+        Ok(self.layout.running(&self.view(vcpu)?))
+    }
+
     /// Tokens of async page faults that the guest keeps: of tasks that wait for a page, and of pages
     /// that were ready before anybody waited. A guest that has finished keeps none.
     ///
@@ -286,11 +297,12 @@ impl Machine {
     /// When the guest's own memory cannot be read.
     pub fn tokens(&self) -> Result<u64, MemoryError> {
         let vcpus = 0..self.layout.counters().len() as u32;
-        let tokens = vcpus.map(|vcpu| {
-            let view = self.view(VcpuId::new(vcpu))?;
+        let tokens = vcpus.map(VcpuId::new).map(|vcpu| {
+            let view = self.view(vcpu)?;
+            let waiters = self.layout.waiters(vcpu).expect("a vCPU of this machine");
             // The guest may have broken it; a map beyond its memory is an error below.
             let mut map = vec![0; view.waiters_len.min(self.system.len())];
-            self.system.read(view.waiters.get(), &mut map)?;
+            self.system.read(waiters.get(), &mut map)?;
             Ok(view::tokens(&map) as u64)
         });
         tokens.sum()

@@ -111,7 +111,7 @@ pub fn run_with_apf(
         vcpus: spec.vcpus,
         workload: Arc::new(workload),
         page_size,
-        yield_every: NonZeroU32::MIN,
+        yield_every: YIELD_EVERY,
         faults: match spec.apf {
             ApfMode::Off => Faults::Synchronous,
             ApfMode::Kernel => Faults::Asynchronous,
@@ -146,6 +146,10 @@ pub fn run_with_apf(
 fn reads_errors(spec: &RunSpec) -> bool {
     spec.policy == PolicyKind::GuestError || spec.on_error == OnError::Guest
 }
+
+/// Touches after which a task lets others run: a tenth of a millisecond or so, as the task that counts
+/// does, where it need not wait for pages.
+const YIELD_EVERY: NonZeroU32 = NonZeroU32::new(64).expect("not 0");
 
 /// How long things may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -306,7 +310,7 @@ fn reported(
     Ok(Reported {
         report,
         cause: pages.cause_text(report.failure.cause),
-        task: machine.view(report.vcpu)?.current,
+        task: machine.running(report.vcpu)?,
         page,
     })
 }

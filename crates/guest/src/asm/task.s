@@ -1,56 +1,71 @@
-# Ring 3. Runs natively everywhere, so this may be as long as it likes.
+# Ring 3. Runs natively everywhere, so this may be as long as it likes: what a task knows is in its
+# record, which ends where its stack begins. Of registers it has rsi, rdi and rsp, which are all that
+# need be kept when it is taken off the CPU; across a system call only rsp is.
     .balign 64
 user:
 
-# A worker: r8 = its record. Everything it knows between two touches is in there.
+# A worker.
 worker:
-    mov rsi, [r8 + {REC_DONE}]
-    cmp rsi, [r8 + {REC_COUNT}]
+    mov rsi, [rsp - {REC_DONE}]
+    cmp rsi, [rsp - {REC_COUNT}]
     jae 4f
-    mov rdi, [r8 + {REC_LIST}]
+    mov rdi, [rsp - {REC_LIST}]
     mov esi, [rdi + rsi*4]          # the touch
+    mov [rsp - {REC_TOUCH}], esi
     mov edi, esi
     and edi, {LIST_PAGE}
-    imul rdi, [r8 + {REC_PAGE_BYTES}]
-    add rdi, [r8 + {REC_DATA}]      # the page
+    imul rdi, [rsp - {REC_PAGE_BYTES}]
+    add rdi, [rsp - {REC_DATA}]     # the page
     test esi, {LIST_CALL}
     jz 1f
     call rdi
-1:  test esi, {LIST_WRITE}
+1:  mov esi, [rsp - {REC_TOUCH}]
+    test esi, {LIST_WRITE}
     jz 2f
     and esi, {LIST_PAGE}
-    movabs rbx, {STAMP_KEY}
-    add rbx, rsi
-    mov [rdi + {STAMP_OFFSET}], rbx
+    add rsi, [rsp - {REC_STAMP_KEY}]
+    mov [rdi + {STAMP_OFFSET}], rsi
 2:  mov rsi, rdi
-    add rsi, [r8 + {REC_PAGE_BYTES}]
-    movabs rbx, {SUM_START}
-    movabs rbp, {SUM_FACTOR}
-3:  xor rbx, [rdi]
-    imul rbx, rbp
+    add rsi, [rsp - {REC_PAGE_BYTES}]
+    mov [rsp - {REC_END}], rsi
+    movabs rsi, {SUM_START}
+    mov [rsp - {REC_PAGE_SUM}], rsi
+3:  mov rsi, [rdi]
+    xor rsi, [rsp - {REC_PAGE_SUM}]
+    imul rsi, [rsp - {REC_SUM_FACTOR}]
+    mov [rsp - {REC_PAGE_SUM}], rsi
     add rdi, 8
-    cmp rdi, rsi
+    cmp rdi, [rsp - {REC_END}]
     jne 3b
-    xor rbx, [r8 + {REC_SUM}]
-    imul rbx, rbp
-    mov [r8 + {REC_SUM}], rbx
-    inc qword ptr [r8 + {REC_DONE}]
-    dec dword ptr [r8 + {REC_UNTIL_YIELD}]
+    xor rsi, [rsp - {REC_SUM}]
+    imul rsi, [rsp - {REC_SUM_FACTOR}]
+    mov [rsp - {REC_SUM}], rsi
+    inc qword ptr [rsp - {REC_DONE}]
+    dec dword ptr [rsp - {REC_UNTIL_YIELD}]
     jnz worker
-    mov esi, [r8 + {REC_YIELD_EVERY}]
-    mov [r8 + {REC_UNTIL_YIELD}], esi
+    mov esi, [rsp - {REC_YIELD_EVERY}]
+    mov [rsp - {REC_UNTIL_YIELD}], esi
     xor edi, edi
     int3
     jmp worker
-4:  mov edi, 1
+4:  mov edi, {SYSCALL_DONE}
     int3
 
-# The task that only counts.
+# The task that only counts. It yields, too.
 count:
-    xor ebx, ebx
-1:  inc rbx
-    mov [r8 + {REC_DONE}], rbx
-    jmp 1b
+    mov rdi, [rsp - {REC_DONE}]
+1:  inc rdi
+    mov [rsp - {REC_DONE}], rdi
+    test edi, {COUNTS_PER_YIELD} - 1
+    jnz 1b
+    int3                            # the low byte is 0
+    jmp count
+
+# The task that halts the vCPU when no other can run.
+idle:
+    mov edi, {SYSCALL_HALT}
+    int3
+    jmp idle
 
     .balign 64
     .global surefault_guest_end

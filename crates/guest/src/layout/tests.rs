@@ -58,7 +58,7 @@ fn tasks_are_dealt_round_robin_and_start_with_nothing_done() {
         VcpuView::parse(bytes[at..at + VcpuView::LEN].try_into().unwrap())
     };
     assert_eq!((view(0).live, view(1).live), (3, 2));
-    assert_eq!(view(0).current, None);
+    assert_eq!(layout.running(&view(0)), None);
     assert_eq!(layout.area(VcpuId::new(2)), None);
     for task in 0..5 {
         let at = layout.record(TaskId::new(task)).unwrap().get() as usize;
