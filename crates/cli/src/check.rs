@@ -46,12 +46,6 @@ pub(crate) fn check(args: &RunArgs, machine: Machine) -> Result<(), Failure> {
     Ok(())
 }
 
-fn not_yet(what: &str, instead: &str) -> Result<(), Failure> {
-    Err(Failure::usage(format_args!(
-        "{what} is not available yet (there is {instead})"
-    )))
-}
-
 fn policy(args: &RunArgs) -> Result<(), Failure> {
     match args.apf {
         _ if args.policy.is_none() => Ok(()),
@@ -78,9 +72,6 @@ fn on_kvm(args: &RunArgs) -> Result<(), Failure> {
             "--apf kernel means nothing with --irqchip user: Linux takes a fault asynchronously only \
              for a guest whose interrupt controllers are in KVM (use --irqchip kernel, or --apf off)",
         ));
-    }
-    if (args.apf, args.irqchip) == (Apf::User, Irqchip::User) {
-        return not_yet("--apf user with --irqchip user", "--irqchip kernel");
     }
     Ok(())
 }

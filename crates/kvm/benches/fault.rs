@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use surefault_core::run::{Irqchip, OnError, Outcome};
 use surefault_core::workload::Workload;
 use surefault_core::{PageCount, PageSize};
+use surefault_guest::Idle;
 use surefault_kvm::linux_alone::LinuxAlone;
 use surefault_kvm::machine::{Machine, MachineSpec};
 use surefault_kvm::memory::Mapping;
@@ -150,6 +151,7 @@ fn guest(data: Arc<Mapping>, pages: &Arc<dyn PageSource>, source: &InMemory) -> 
         workload: Arc::new(Workload::partition(PageCount::new(PAGES), 1, 1)),
         page_size: PageSize::KIB_4,
         yield_every: NonZeroU32::MAX,
+        idle: Idle::Count,
         faults: Faults::Synchronous,
         irqchip: Irqchip::Kernel,
         apf: None,

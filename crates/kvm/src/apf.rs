@@ -12,7 +12,7 @@
 //!     │    Faults::handle_fault(moment) ─┬─ NotPresent: flags, #PF with the token
 //!     │          │                       └─ Wait: back into the fault
 //!     └──────────┘                       ... page installed, or failed: settled
-//!  guest runs on ◄── token, MSI ──────────── Faults::handle_service
+//!  guest runs on ◄── token, interrupt ────── Faults::handle_service
 //!  wrmsr ACK ──────► Faults::handle_ack
 //! ```
 //!
@@ -51,6 +51,7 @@ use surefault_core::residency::{PageOutcome, PageState};
 use surefault_core::run::Counters;
 use surefault_core::{Failure, Gfn, Hva, PageId, VcpuId};
 
+use crate::interrupts::Interrupts;
 use crate::pages::PageSource;
 use crate::signals::Kicker;
 use crate::vm::{Slot, Vm};
@@ -191,18 +192,26 @@ impl Apf {
         debug_assert!(first.is_ok(), "attached twice");
     }
 
-    /// This thread is going to run the vCPU, possibly after a report.
-    pub(crate) fn running(&self, id: VcpuId, kicker: &Arc<Kicker>, thread: u32) {
+    /// This thread is going to run the vCPU, possibly after a report. `interrupts` are its own where
+    /// KVM has no interrupt controllers.
+    pub(crate) fn running(
+        &self,
+        id: VcpuId,
+        kicker: &Arc<Kicker>,
+        interrupts: Option<&Arc<Interrupts>>,
+        thread: u32,
+    ) {
         let mut state = self.state();
         let vcpu = state.vcpu(id);
         vcpu.kicker = Some(Arc::clone(kicker));
+        vcpu.interrupts = interrupts.cloned();
         vcpu.thread = thread;
         state.machine.handle_resume(id);
         self.drain(&mut state, None);
     }
 
-    /// The vCPU's thread stands before the guest: completions are served. It goes in at once, or
-    /// (not `at_once`) has to finish something of the guest's first.
+    /// The vCPU's thread stands before the guest, or sleeps where that has halted: completions are
+    /// served. It goes in at once, or (not `at_once`) has to finish something of the guest's first.
     pub(crate) fn enter(&self, id: VcpuId, at_once: bool) -> Next {
         let mut state = self.state();
         state.fire_timers(Instant::now());

@@ -43,9 +43,15 @@ impl Interrupts {
 
     /// Raises `vector`: the guest takes it as soon as it has interrupts on.
     pub fn raise(&self, vector: u8) {
+        self.post(vector);
+        self.kicker.nudge();
+    }
+
+    /// As [`raise`](Self::raise), for a vCPU whose thread is on its way into the guest: it sees this
+    /// before it enters.
+    pub(crate) fn post(&self, vector: u8) {
         let (word, bit) = place(vector);
         self.pending[word].fetch_or(bit, Ordering::SeqCst);
-        self.kicker.nudge();
     }
 
     /// The highest vector that is pending, as a local APIC would choose.

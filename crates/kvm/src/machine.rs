@@ -36,6 +36,8 @@ pub struct MachineSpec {
     pub page_size: PageSize,
     /// Touches after which a task lets others run.
     pub yield_every: NonZeroU32,
+    /// What a vCPU does when no task can run.
+    pub idle: Idle,
     /// How faults are taken.
     pub faults: Faults,
     /// Where the interrupt controllers are.
@@ -107,7 +109,7 @@ impl Machine {
             workload: &spec.workload,
             page_size: spec.page_size,
             yield_every: spec.yield_every,
-            idle: Idle::Count,
+            idle: spec.idle,
             apf: match spec.faults {
                 Faults::Synchronous => GuestApf::Off,
                 Faults::FromUserSpace { error_word: true } => GuestApf::WithErrors,

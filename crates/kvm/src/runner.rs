@@ -11,6 +11,7 @@ use surefault_core::run::{
 };
 use surefault_core::workload::Workload;
 use surefault_core::{FaultReport, PageId, PageIndex};
+use surefault_guest::Idle;
 use surefault_guest::abi::{PORT_DONE, PORT_TRAP};
 use surefault_store::Store;
 
@@ -112,6 +113,7 @@ pub fn run_with_apf(
         workload: Arc::new(workload),
         page_size,
         yield_every: YIELD_EVERY,
+        idle: Idle::Count,
         faults: match spec.apf {
             ApfMode::Off => Faults::Synchronous,
             ApfMode::Kernel => Faults::Asynchronous,

@@ -227,10 +227,14 @@ impl Kicker {
         }
     }
 
-    /// Has the vCPU's own thread sleep until it is kicked, or `awake` holds; whoever makes that true
-    /// nudges afterwards.
-    pub(crate) fn sleep_until(&self, awake: impl Fn() -> bool) {
-        while !self.kicked.load(Ordering::SeqCst) && !awake() {
+    /// Whether a kick is to be taken.
+    pub(crate) fn is_kicked(&self) -> bool {
+        self.kicked.load(Ordering::SeqCst)
+    }
+
+    /// Has the vCPU's own thread sleep until it is nudged, unless it has been since it last slept.
+    pub(crate) fn sleep(&self) {
+        if !self.is_kicked() {
             std::thread::park();
         }
     }

@@ -339,14 +339,15 @@ impl Vcpu {
         })
     }
 
-    /// The guest has halted: sleeps until it has an interrupt to take, or is kicked.
+    /// The guest has halted: sleeps until it has an interrupt to take, or somebody has this thread look
+    /// around.
     fn sleep(&mut self) {
         let open = self.fd.get_kvm_run().if_flag != 0;
         let interrupts = self.interrupts.as_ref();
         let raised = || open && interrupts.is_some_and(|interrupts| interrupts.first().is_some());
-        let broadcast = self.broadcast.as_ref();
-        let called = || broadcast.is_some_and(|broadcast| broadcast.wants(self.id));
-        self.kicker.sleep_until(|| raised() || called());
+        if !raised() {
+            self.kicker.sleep();
+        }
         self.halted = !raised();
     }
 

@@ -79,9 +79,8 @@ pub enum VmError {
         "this KVM cannot tell a guest of asynchronous page faults (it needs Linux 5.8 or later)"
     )]
     NoAsyncFaults,
-    /// Linux faults asynchronously only for a vCPU whose local APIC is in KVM; and "ready" is an
-    /// interrupt by message, which only KVM's controllers take.
-    #[error("no fault is asynchronous without the interrupt controllers in KVM")]
+    /// Linux faults asynchronously only for a vCPU whose local APIC is in KVM.
+    #[error("Linux takes no fault asynchronously without the interrupt controllers in KVM")]
     NoKernelIrqchip,
     /// A vCPU that is blocked in a fault cannot be had back.
     #[error(
@@ -122,7 +121,7 @@ impl VmError {
                  or `setfacl -m u:USER:rw /dev/kvm`",
             ),
             VmError::NoAsyncFaults => Some("use --apf off, or a newer kernel"),
-            VmError::NoKernelIrqchip => Some("use --irqchip kernel, or --apf off"),
+            VmError::NoKernelIrqchip => Some("use --irqchip kernel, or --apf off or user"),
             VmError::Unkickable { .. } | VmError::Lacks { .. } => {
                 Some("use --apf off or --apf kernel, or a newer kernel")
             }
@@ -143,7 +142,7 @@ impl Vm {
     /// # Errors
     /// When there is no KVM here, or it refuses.
     pub fn new(faults: Faults, irqchip: Irqchip) -> Result<Vm, VmError> {
-        if irqchip == Irqchip::User && faults != Faults::Synchronous {
+        if (irqchip, faults) == (Irqchip::User, Faults::Asynchronous) {
             return Err(VmError::NoKernelIrqchip);
         }
         let kvm = Kvm::new().map_err(|source| match source.errno() {
@@ -163,7 +162,7 @@ impl Vm {
         let synchronous = match (faults, irqchip) {
             (Faults::Asynchronous, _) => false,
             (Faults::FromUserSpace { .. }, _) => {
-                prepare_for_user_space(&fd)?;
+                prepare_for_user_space(&fd, irqchip)?;
                 true
             }
             (Faults::Synchronous, Irqchip::Kernel) => disable_halt_exits(&fd)?,
@@ -304,7 +303,7 @@ impl Vm {
 }
 
 /// Makes every fault synchronous, and keeps the MSRs of async page faults from KVM.
-fn prepare_for_user_space(fd: &VmFd) -> Result<(), VmError> {
+fn prepare_for_user_space(fd: &VmFd, irqchip: Irqchip) -> Result<(), VmError> {
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
     if version(&release).is_some_and(|version| version < INTERRUPTIBLE) {
@@ -312,7 +311,8 @@ fn prepare_for_user_space(fd: &VmFd) -> Result<(), VmError> {
             release: release.into_owned(),
         });
     }
-    if !disable_halt_exits(fd)? {
+    // Without a local APIC they are synchronous anyhow, and a guest that halts leaves the core.
+    if irqchip == Irqchip::Kernel && !disable_halt_exits(fd)? {
         let what = "way to keep HLT from exiting";
         return Err(VmError::Lacks { what });
     }

@@ -49,8 +49,8 @@ pub(super) fn flags(seed: u64) -> Vec<String> {
     let on_error = draw.pick(&["exit", "stop", "guest"]);
     // Linux faults asynchronously only with the interrupt controllers in KVM.
     let irqchip = match apf {
-        "off" => draw.pick(&["kernel", "user"]),
-        _ => "kernel",
+        "kernel" => "kernel",
+        _ => draw.pick(&["kernel", "user"]),
     };
     // Nobody waits long for a page that stalls; on a busy host others may need their time.
     let deadline = match fail.ends_with(":stall") {

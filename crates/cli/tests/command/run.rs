@@ -146,6 +146,9 @@ fn a_report_is_the_same_with_either_irqchip() {
         ran.ended(3).json()["report"].take()
     };
     assert_eq!(report("kernel"), report("user"));
+    let told = json(&["--pages", "64", "--apf", "user", "--irqchip", "user"]).ended(0);
+    assert_eq!(told.json()["outcome"], "finished");
+    assert_eq!(told.json()["stats"]["pages_done"], 64);
     let ran = run(&["--pages", "64", "--irqchip", "user"]).ended(0);
     let first = ran.stdout.lines().next().expect("a line");
     assert!(

@@ -16,6 +16,7 @@ use super::area::Area;
 use super::moment::announce;
 use super::msr::Msrs;
 use super::{ApfSpec, Outside, PageFate, Patience};
+use crate::interrupts::Interrupts;
 use crate::signals::Kicker;
 
 /// Under the one lock.
@@ -48,8 +49,11 @@ pub(super) struct State {
 #[derive(Default)]
 pub(super) struct VcpuSide {
     pub(super) kicker: Option<Arc<Kicker>>,
+    /// Where KVM has no interrupt controllers.
+    pub(super) interrupts: Option<Arc<Interrupts>>,
     pub(super) thread: u32,
-    /// Its thread is in `KVM_RUN`, so that an event with its name is its guest's.
+    /// Its thread is in `KVM_RUN`, so that an event with its name is its guest's; or it sleeps where
+    /// the guest has halted.
     pub(super) in_kvm: bool,
     /// What its thread was last seen blocked on.
     pub(super) blocked: Option<BlockedOn>,
@@ -130,6 +134,22 @@ impl VcpuSide {
     pub(super) fn can_be_told(&self) -> bool {
         let area = self.area.as_ref().filter(|_| !self.unreachable);
         area.is_none_or(|area| matches!(area.is_read(), Ok(true)))
+    }
+
+    /// Raises the interrupt "page ready". False when nobody takes it.
+    fn ring(&self, outside: &Outside, id: VcpuId) -> bool {
+        let vector = self.msrs.vector();
+        match &self.interrupts {
+            None => signal_message(outside, id, vector),
+            Some(interrupts) if self.in_kvm => {
+                interrupts.raise(vector);
+                true
+            }
+            Some(interrupts) => {
+                interrupts.post(vector);
+                true
+            }
+        }
     }
 
     /// "Ready" can be said by any thread.
@@ -307,7 +327,7 @@ impl State {
                     let side = self.vcpu(vcpu);
                     side.report = Some((fault, failure));
                     if let (true, Some(kicker)) = (side.in_kvm, &side.kicker) {
-                        kicker.interrupt();
+                        kicker.nudge();
                     }
                 }
                 Effect::Unclaimed { .. } => self.counted.unclaimed += 1,
@@ -370,7 +390,7 @@ impl State {
         if side.is_served_anywhere() && !telling {
             self.machine.handle_service(id, Root::default());
         } else if let Some(kicker) = &side.kicker {
-            kicker.interrupt();
+            kicker.nudge();
         }
     }
 
@@ -400,8 +420,9 @@ impl State {
             self.machine.handle_ready_refused(id);
             return;
         }
-        side.unheard = !ring(outside, id, side.msrs.vector());
-        let from_outside = side.in_kvm;
+        side.unheard = !side.ring(outside, id);
+        // Without interrupt controllers in KVM its thread brings the interrupt in.
+        let from_outside = side.in_kvm && side.interrupts.is_none();
         self.counted.readies += 1;
         self.counted.readies_from_outside += u64::from(from_outside);
     }
@@ -410,13 +431,14 @@ impl State {
     pub(super) fn ring_again(&mut self, outside: Option<&Outside>, id: VcpuId) {
         let side = self.vcpu(id);
         if let (true, Some(outside)) = (side.unheard, outside) {
-            side.unheard = !ring(outside, id, side.msrs.vector());
+            side.unheard = !side.ring(outside, id);
         }
     }
 }
 
-/// Raises the interrupt "page ready". False when the guest's local APIC does not take it.
-fn ring(outside: &Outside, id: VcpuId, vector: u8) -> bool {
+/// Interrupts a vCPU by way of KVM's interrupt controllers. False when its local APIC does not take
+/// it.
+fn signal_message(outside: &Outside, id: VcpuId, vector: u8) -> bool {
     /// Physical destination, fixed delivery; the target's APIC id from bit 12 on.
     const ADDRESS: u32 = 0xfee0_0000;
     let apic = id.get();

@@ -9,6 +9,7 @@ use surefault_core::plan::{FailureMode, FaultPlan, Latency, PageSet, Rule};
 use surefault_core::run::{Irqchip, OnError};
 use surefault_core::workload::Workload;
 use surefault_core::{PageCount, PageIndex};
+use surefault_guest::Idle;
 use surefault_store::PatternStore;
 
 use crate::crew::Crew;
@@ -128,6 +129,7 @@ fn watch(faults: Faults, signals: Signals) -> Result<Watched, RunError> {
         workload: Arc::new(Workload::partition(pages, 1, 0)),
         page_size,
         yield_every: NonZeroU32::MIN,
+        idle: Idle::Count,
         faults,
         irqchip: Irqchip::Kernel,
         apf: None,

@@ -7,6 +7,7 @@
 //!                  ├─ SIGBUS, EFAULT, MMIO in a slot ─────────────┤          │
 //!                  ├─ EINTR otherwise ────────────────────────────┼─ waits ──┘
 //!                  ├─ rdmsr, wrmsr: answered                      └─ report
+//!                  ├─ hlt: sleeps until there is an interrupt (no irqchip in KVM)
 //!                  └─ out: the guest has something to say
 //! ```
 
@@ -37,7 +38,8 @@ impl Vcpu {
             self.fd.set_sync_valid_reg(registers);
         }
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
-        apf.running(self.id, &kicker, thread.unsigned_abs());
+        let interrupts = self.interrupts.clone();
+        apf.running(self.id, &kicker, interrupts.as_ref(), thread.unsigned_abs());
         let mut retries = Retries::default();
         loop {
             // In this order: a kick that sets it after this is seen by KVM_RUN, and one that set it
@@ -59,6 +61,12 @@ impl Vcpu {
                 }
                 continue;
             }
+            if self.halted {
+                self.sleep();
+                apf.exited(self.id, false, false);
+                continue;
+            }
+            self.queue_interrupt()?;
             let stop = self.enter()?;
             let failed = armed.take_failed();
             self.exception_queued = false;
@@ -71,8 +79,11 @@ impl Vcpu {
             }
             let fault = match stop {
                 Stop::Out(port) => return Ok(Exit::Out(port)),
-                // HLT does not exit: KVM has the interrupt controllers.
-                Stop::Answered | Stop::Halted => continue,
+                Stop::Answered => continue,
+                Stop::Halted => {
+                    self.halted = true;
+                    continue;
+                }
                 Stop::Interrupted => match (failed, blocked_on) {
                     (Some(hva), _) => self.fault_at(hva)?,
                     (None, Some(hva)) => {
@@ -133,6 +144,7 @@ impl Vcpu {
         if taken == Taken::Announced {
             self.fd.sync_regs_mut().events = events;
             self.fd.set_sync_dirty_reg(SyncReg::VcpuEvents);
+            self.exception_queued = true;
         }
         taken
     }

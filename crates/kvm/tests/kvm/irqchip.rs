@@ -6,8 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use surefault_core::faults::LinuxApf;
+use surefault_core::plan::FaultPlan;
 use surefault_core::run::{ApfMode, Irqchip, Outcome, RunSpec};
+use surefault_core::workload::Workload;
 use surefault_core::{Gpa, VcpuId};
+use surefault_guest::Idle;
 use surefault_kvm::memory::Mapping;
 use surefault_kvm::pages::NoPages;
 use surefault_kvm::runner::{RunError, run};
@@ -18,6 +21,7 @@ use surefault_kvm::watch::Watch;
 
 use crate::Case;
 use crate::rig::{Healer, assert_finished, assert_sums, failing, go, pattern, spec};
+use crate::stage::{Choices, Stage};
 
 pub(crate) const CASES: &[Case] = &[
     ("reports_are_the_same_with_either_irqchip", same),
@@ -32,6 +36,11 @@ pub(crate) const CASES: &[Case] = &[
     ("interrupts_wait_for_the_guest_to_let_them_in", masked),
     ("no_interrupt_is_lost_to_signals", many),
     ("linux_apf_wants_the_kernels_irqchip", refused),
+    (
+        "asynchronous_faults_from_user_space_need_no_irqchip_in_kvm",
+        from_user_space,
+    ),
+    ("a_halted_vcpu_wakes_up_for_a_page", halts),
 ];
 
 fn with_user_irqchip(spec: RunSpec) -> RunSpec {
@@ -45,11 +54,18 @@ fn same() {
     for (fail, vcpus) in [("5", 1), ("31:truncate", 1), ("0,9:temporary=9", 2)] {
         let spec = failing(spec(32, vcpus, vcpus), fail);
         let kernel = go(&spec, &mut ());
-        let user = go(&with_user_irqchip(spec), &mut ());
-        assert_eq!(user.outcome, Outcome::Reported);
-        assert_sums(&user);
-        if vcpus == 1 {
-            assert_eq!(user.report, kernel.report);
+        let user = with_user_irqchip(spec);
+        let told = RunSpec {
+            apf: ApfMode::User,
+            ..user.clone()
+        };
+        for spec in [user, told] {
+            let user = go(&spec, &mut ());
+            assert_eq!(user.outcome, Outcome::Reported);
+            assert_sums(&user);
+            if vcpus == 1 {
+                assert_eq!(user.report, kernel.report);
+            }
         }
     }
 }
@@ -197,4 +213,49 @@ fn refused() {
     };
     assert!(matches!(error, VmError::NoKernelIrqchip), "{error:?}");
     assert!(error.remedy().unwrap().contains("--irqchip kernel"));
+}
+
+/// Tasks that wait for pages of all sorts of latencies, on vCPUs that count or halt meanwhile.
+fn slow(vcpus: u16, irqchip: Irqchip) -> RunSpec {
+    let latency = "50us..2ms".parse().unwrap();
+    RunSpec {
+        apf: ApfMode::User,
+        irqchip,
+        plan: FaultPlan::new(7, latency),
+        ..spec(256, 8, vcpus)
+    }
+}
+
+fn from_user_space() {
+    for vcpus in [1, 2] {
+        let spec = slow(vcpus, Irqchip::User);
+        let result = go(&spec, &mut ());
+        assert_finished(&result, &spec);
+        let counted = &result.stats.apf;
+        assert!(counted["announced"] > 0, "{counted:?}");
+        // Each is brought in by the vCPU's own thread.
+        assert_eq!(counted["readies_from_outside"], 0, "{counted:?}");
+        assert_eq!(result.stats.tokens_left, 0);
+    }
+}
+
+/// A vCPU with nothing to run is in HLT: in KVM, or asleep in its thread.
+fn halts() {
+    for irqchip in [Irqchip::Kernel, Irqchip::User] {
+        for vcpus in [1, 2] {
+            let spec = slow(vcpus, irqchip);
+            let workload = Workload::partition(spec.pages, spec.tasks, spec.seed);
+            let choices = Choices {
+                idle: Idle::Halt,
+                ..Choices::default()
+            };
+            let (stage, vcpus) = Stage::new(&spec, workload, choices);
+            let result = stage.run(vcpus, &mut ());
+            assert_finished(&result, &spec);
+            assert!(result.stats.apf["announced"] > 0, "{:?}", result.stats.apf);
+            assert_eq!(result.stats.tokens_left, 0);
+            // Nobody counted.
+            assert_eq!(result.stats.progress, 0);
+        }
+    }
 }

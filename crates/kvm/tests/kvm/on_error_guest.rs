@@ -88,6 +88,7 @@ fn killed() {
             (ApfMode::Off, Irqchip::User),
             (ApfMode::Kernel, Irqchip::Kernel),
             (ApfMode::User, Irqchip::Kernel),
+            (ApfMode::User, Irqchip::User),
         ] {
             for vcpus in [1, 2] {
                 let (spec, workload) = mixed(seed);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use surefault_core::run::{ApfMode, OnError, RunResult, RunSpec};
 use surefault_core::workload::Workload;
 use surefault_core::{PageId, PageSize};
+use surefault_guest::Idle;
 use surefault_kvm::apf::{Apf, ApfSpec};
 use surefault_kvm::machine::{Machine, MachineSpec};
 use surefault_kvm::mce::Vendor;
@@ -30,6 +31,8 @@ pub(crate) struct Choices {
     pub(crate) failed_page: FailedPage,
     /// Whose CPUs the guest has; the host's when `None`.
     pub(crate) vendor: Option<Vendor>,
+    /// What a vCPU does when no task can run.
+    pub(crate) idle: Idle,
 }
 
 impl Default for Choices {
@@ -37,6 +40,7 @@ impl Default for Choices {
         Choices {
             failed_page: FailedPage::Auto,
             vendor: None,
+            idle: Idle::Count,
         }
     }
 }
@@ -85,6 +89,7 @@ impl Stage {
             workload: Arc::new(workload),
             page_size: PageSize::KIB_4,
             yield_every: NonZeroU32::MIN,
+            idle: choices.idle,
             faults: match spec.apf {
                 ApfMode::Off => Faults::Synchronous,
                 ApfMode::Kernel => Faults::Asynchronous,

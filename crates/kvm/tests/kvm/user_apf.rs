@@ -12,6 +12,7 @@ use surefault_core::residency::PageState;
 use surefault_core::run::{ApfMode, Irqchip, OnError, Outcome, RunResult, RunSpec};
 use surefault_core::workload::{FirstTouch, Touch, Workload};
 use surefault_core::{Access, Cause, Hva, PageCount, PageId, PageIndex, PageSize, RegionId};
+use surefault_guest::Idle;
 use surefault_kvm::apf::{Apf, ApfSpec};
 use surefault_kvm::machine::{Machine, MachineSpec};
 use surefault_kvm::memory::Mapping;
@@ -232,6 +233,7 @@ fn guard() {
         workload: Arc::new(Workload::partition(PageCount::new(1), 1, 0)),
         page_size: PageSize::KIB_4,
         yield_every: NonZeroU32::MIN,
+        idle: Idle::Count,
         faults: Faults::FromUserSpace { error_word: false },
         irqchip: Irqchip::Kernel,
         apf: Some(apf),
