@@ -2,8 +2,9 @@
 //!
 //! `progress tasks` plays 8 tasks on 2048 pages that take 1 ms each, in every mode, on one vCPU and
 //! on two, the modes taking turns, and prints medians. `progress patience` does the same for
-//! latencies from 20 µs to 5 ms, with everybody kicked at once, everybody waited for, and as it is.
-//! Words after that leave only what they name: numbers of vCPUs, or latencies in µs; and ways.
+//! latencies from 20 µs to 5 ms, with everybody kicked at once (`always`), nobody (`never`), and by
+//! the rule (`usual`). Words after that leave only what they name: numbers of vCPUs, or latencies in
+//! µs; and ways.
 
 use std::collections::BTreeMap;
 use std::error::Error;
