@@ -209,36 +209,33 @@ impl PageCount {
 ///
 /// The key of the residency machine. Several gfns may share one (an aliased slot), so it is not a
 /// gfn.
+///
+/// The region above the index in one word: pages are compared all the time, where they are searched
+/// for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct PageId {
-    region: RegionId,
-    index: PageIndex,
-}
+pub struct PageId(u64);
 
 impl PageId {
     /// Page `index` of `region`.
     pub const fn new(region: RegionId, index: PageIndex) -> PageId {
-        PageId { region, index }
+        PageId((region.get() as u64) << 32 | index.get() as u64)
     }
 
     /// The region the page is in.
     pub const fn region(self) -> RegionId {
-        self.region
+        RegionId::new((self.0 >> 32) as u16)
     }
 
     /// The page's index within its region.
     pub const fn index(self) -> PageIndex {
-        self.index
+        PageIndex::new(self.0 as u32)
     }
 
     /// The page `n` further on in the same region; `None` when the index would wrap. Whether the
     /// region is that long is not checked here.
     pub const fn checked_add(self, n: u32) -> Option<PageId> {
-        match self.index.checked_add(n) {
-            Some(index) => Some(PageId {
-                region: self.region,
-                index,
-            }),
+        match self.index().checked_add(n) {
+            Some(index) => Some(PageId::new(self.region(), index)),
             None => None,
         }
     }
@@ -246,13 +243,13 @@ impl PageId {
 
 impl fmt::Display for PageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "page {} of region {}", self.index, self.region)
+        write!(f, "page {} of region {}", self.index(), self.region())
     }
 }
 
 impl fmt::Debug for PageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.region, self.index)
+        write!(f, "{}:{}", self.region(), self.index())
     }
 }
 

@@ -172,10 +172,13 @@ impl Residency {
     /// When there is no such page.
     pub fn state(&self, page: PageId) -> Result<PageState, UnknownPage> {
         let position = self.regions.position(page)?;
-        if self.entries.get(page).is_some() {
-            return Ok(PageState::Pending);
-        }
+        // What has failed is not pending.
         Ok(match self.settled.get(position) {
+            SettledState::Absent | SettledState::Removed | SettledState::Present
+                if self.entries.contains(page) =>
+            {
+                PageState::Pending
+            }
             SettledState::Absent => PageState::Absent,
             SettledState::Present => PageState::Present,
             SettledState::Removed => PageState::Removed,
@@ -243,7 +246,11 @@ impl Residency {
     /// Order: what follows from earlier inputs in the order in which it was decided (`Settled`,
     /// `Install`, `Zero`, `Mark`, `Unmark`), then fetches: demanded pages by age, then prefetched
     /// ones. Every effect but `Settled` is answered by the input named at its variant.
+    #[inline]
     pub fn poll_effect(&mut self) -> Option<Effect> {
+        if self.effects.is_empty() && self.queue.is_empty() {
+            return None;
+        }
         let effect = self.effects.pop_front().or_else(|| self.start_fetch());
         self.debug_check();
         effect
@@ -251,6 +258,7 @@ impl Residency {
 
     /// The next timer to arm, with its delay from now. Timers are never disarmed: one that has
     /// become pointless is recognized when it fires.
+    #[inline]
     pub fn poll_timer(&mut self) -> Option<(Timer, Duration)> {
         self.timers.pop_front()
     }
@@ -311,10 +319,11 @@ impl Residency {
                 .then(|| self.queue.pop_prefetched(&self.entries))
                 .flatten()
         })?;
-        let (first, count) = self.entries.fetchable_range(head, self.config.max_range);
+        let places = self.entries.fetchable_range(head, self.config.max_range);
+        let (first, count) = (self.entries.at(places.start).page, places.len() as u32);
         let generation = self.draw_generation();
         let mut attempt = 1;
-        for entry in self.entries.range_mut(first, count) {
+        for entry in self.entries.range_mut(places) {
             entry.generation = generation;
             entry.phase = Phase::Fetching;
             attempt = entry.attempts + 1;

@@ -136,7 +136,7 @@ impl<P: Policy> Faults<P> {
             let Some(vcpu) = self.vcpu_mut(id) else {
                 return;
             };
-            let Some(entry) = vcpu.items.get_mut(item) else {
+            let Some(entry) = vcpu.items.get(item) else {
                 continue;
             };
             let awaited = match entry.state {
@@ -146,7 +146,7 @@ impl<P: Policy> Faults<P> {
                 ItemState::Cancelled(answer) => Some(answer),
             };
             match awaited {
-                Some(answer) if !reuse_at_once => entry.state = ItemState::Cancelled(answer),
+                Some(answer) if !reuse_at_once => vcpu.items.cancel(item, answer),
                 Some(_) => drop(vcpu.items.remove(item)),
                 None if keep_done => {}
                 None => drop(vcpu.items.remove(item)),

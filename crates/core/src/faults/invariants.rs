@@ -82,6 +82,10 @@ impl<P: Policy> Faults<P> {
             live().all(|item| vcpu.tokens.owns(item.token) && vcpu.ready != Some(item.token)),
             "a live item's token is this vCPU's, and not on its way to the guest",
         )?;
+        ensure(
+            vcpu.items.is_sound(),
+            "the tokens in use are those of the live items",
+        )?;
         let twins = |token| live().filter(|item| item.token == token).count() > 1;
         ensure(
             !live().any(|item| twins(item.token)),

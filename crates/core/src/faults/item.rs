@@ -90,29 +90,34 @@ impl Item {
 #[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct Items {
     places: Box<[Option<Item>]>,
+    /// Their tokens, beside them: every fault asks whether one is taken. 0, which is never dealt,
+    /// where there is none.
+    tokens: Box<[Token]>,
     used: u128,
 }
 
 crate::clone_in_place! { Items {
-    places, used,
+    places, tokens, used,
 } }
 
 impl Items {
     pub(super) fn new(places: u8) -> Items {
         Items {
             places: vec![None; usize::from(places)].into_boxed_slice(),
+            tokens: vec![Token::default(); usize::from(places)].into_boxed_slice(),
             used: 0,
         }
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.used.count_ones() as usize == self.places.len()
+        self.used.trailing_ones() as usize == self.places.len()
     }
 
     /// Puts `item` in a free place; `None` when there is none.
     pub(super) fn insert(&mut self, item: Item) -> Option<ItemId> {
         let free = self.used.trailing_ones() as usize;
         let place = self.places.get_mut(free)?;
+        self.tokens[free] = item.token;
         *place = Some(item);
         self.used |= 1 << free;
         Some(ItemId(free as u8))
@@ -120,8 +125,32 @@ impl Items {
 
     pub(super) fn remove(&mut self, id: ItemId) -> Option<Item> {
         let item = self.places.get_mut(id.index())?.take()?;
+        self.tokens[id.index()] = Token::default();
         self.used &= !(1 << id.index());
         Some(item)
+    }
+
+    /// The item waits for nobody but `answer`: its token is free.
+    pub(super) fn cancel(&mut self, id: ItemId, answer: Answer) {
+        if let Some(item) = self.get_mut(id) {
+            item.state = ItemState::Cancelled(answer);
+            self.tokens[id.index()] = Token::default();
+        }
+    }
+
+    /// Whether a live item has the token.
+    pub(super) fn has_token(&self, token: Token) -> bool {
+        // To the end in any case, several at a time: there are few, and mostly it is none of them.
+        let is = |has, &other| has | (other == token);
+        self.tokens.iter().fold(false, is)
+    }
+
+    /// Whether the tokens that are searched are those of the live items.
+    pub(super) fn is_sound(&self) -> bool {
+        self.places.iter().zip(&self.tokens).all(|(item, &token)| {
+            let live = item.as_ref().filter(|item| item.is_live());
+            live.map_or(Token::default(), |item| item.token) == token
+        })
     }
 
     pub(super) fn get(&self, id: ItemId) -> Option<&Item> {

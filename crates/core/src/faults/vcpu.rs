@@ -106,13 +106,9 @@ impl Vcpu {
         let Vcpu {
             tokens,
             items,
-            queue,
             ready,
             ..
         } = self;
-        tokens.deal(|token| {
-            let has = |&id: &ItemId| items.get(id).is_some_and(|item| item.token == token);
-            *ready == Some(token) || queue.iter().any(has)
-        })
+        tokens.deal(|token| *ready == Some(token) || items.has_token(token))
     }
 }

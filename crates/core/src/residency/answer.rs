@@ -34,14 +34,14 @@ impl Residency {
         result: InstallResult,
     ) {
         for (n, page) in (0..count).zip(pages_from(first)) {
-            if !self.is_bound(page, generation, Phase::Installing) {
+            let Some(at) = self.bound(page, generation, Phase::Installing) else {
                 continue;
-            }
+            };
             match result {
                 InstallResult::Failed { installed, cause } if n >= installed => {
                     self.give_up(page, cause);
                 }
-                InstallResult::Done | InstallResult::Failed { .. } => self.settle_present(page),
+                InstallResult::Done | InstallResult::Failed { .. } => self.settle_present(at),
             }
         }
         self.debug_check();
@@ -55,9 +55,9 @@ impl Residency {
         page: PageId,
         result: Result<(), Cause>,
     ) {
-        if self.is_bound(page, generation, Phase::Zeroing) {
+        if let Some(at) = self.bound(page, generation, Phase::Zeroing) {
             match result {
-                Ok(()) => self.settle_present(page),
+                Ok(()) => self.settle_present(at),
                 Err(cause) => self.give_up(page, cause),
             }
         }
@@ -66,9 +66,10 @@ impl Residency {
 
     /// A `Mark` was carried out.
     pub fn handle_marked(&mut self, generation: Generation, page: PageId, marked: Marked) {
-        let Some(entry) = self.entries.get(page) else {
+        let Ok(at) = self.entries.find(page) else {
             return;
         };
+        let entry = self.entries.at(at);
         let Phase::Marking { cause, healed } = entry.phase else {
             return;
         };
@@ -76,7 +77,7 @@ impl Residency {
             return;
         }
         match marked {
-            Marked::AlreadyPresent => self.settle_present(page),
+            Marked::AlreadyPresent => self.settle_present(at),
             Marked::Marked if healed => {
                 let demanded = entry.demanded;
                 self.entries.remove(page);
@@ -121,8 +122,8 @@ impl Residency {
         let generation = fetch.generation;
         let mut run: Option<(PageId, u32)> = None;
         for page in pages_from(fetch.first).take(fetch.count as usize) {
-            if self.is_bound(page, generation, Phase::Fetching) {
-                self.entries.get_mut(page).expect("it is bound").phase = Phase::Installing;
+            if let Some(at) = self.bound(page, generation, Phase::Fetching) {
+                self.entries.at_mut(at).phase = Phase::Installing;
                 run = Some(run.map_or((page, 1), |(first, count)| (first, count + 1)));
             } else if let Some((first, count)) = run.take() {
                 self.effects.push_back(Effect::Install {
@@ -184,9 +185,15 @@ impl Residency {
     }
 
     pub(super) fn is_bound(&self, page: PageId, generation: Generation, phase: Phase) -> bool {
-        self.entries.get(page).is_some_and(|entry| {
-            entry.phase == phase
-                && (entry.generation == generation || self.skips_generation_check())
-        })
+        self.bound(page, generation, phase).is_some()
+    }
+
+    /// Where the entry is of a page for which this is under way under this generation.
+    fn bound(&self, page: PageId, generation: Generation, phase: Phase) -> Option<usize> {
+        let at = self.entries.find(page).ok()?;
+        let entry = self.entries.at(at);
+        let bound = entry.phase == phase
+            && (entry.generation == generation || self.skips_generation_check());
+        bound.then_some(at)
     }
 }

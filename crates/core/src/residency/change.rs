@@ -1,5 +1,7 @@
 //! Changes of the world: pages are healed, removed, replaced, and time passes.
 
+use core::ops::Range;
+
 use super::entry::Phase;
 use super::fetches::FetchRecord;
 use super::settled::SettledState;
@@ -47,7 +49,8 @@ impl Residency {
     /// # Errors
     /// When there is no page `first`.
     pub fn handle_removed(&mut self, first: PageId, count: u32) -> Result<(), UnknownPage> {
-        let Some(last) = self.last_of(first, count)? else {
+        let positions = self.regions.positions(first, count)?;
+        let Some(last) = last_in(first, &positions) else {
             return Ok(());
         };
         for page in self.pending_between(first, last) {
@@ -56,7 +59,6 @@ impl Residency {
         while let Some(page) = self.failures.first_in(first, last) {
             self.begin_unmark(page, false, true);
         }
-        let positions = self.regions.positions(first, count)?;
         self.settled.fill(positions, SettledState::Removed);
         self.debug_check();
         Ok(())
@@ -68,7 +70,8 @@ impl Residency {
     /// # Errors
     /// When there is no page `first`.
     pub fn handle_cancelled(&mut self, first: PageId, count: u32) -> Result<(), UnknownPage> {
-        let Some(last) = self.last_of(first, count)? else {
+        let positions = self.regions.positions(first, count)?;
+        let Some(last) = last_in(first, &positions) else {
             return Ok(());
         };
         for page in self.pending_between(first, last) {
@@ -86,7 +89,6 @@ impl Residency {
         while let Some(page) = self.failures.first_in(first, last) {
             self.failures.remove(page);
         }
-        let positions = self.regions.positions(first, count)?;
         self.settled.fill(positions, SettledState::Absent);
         self.debug_check();
         Ok(())
@@ -162,9 +164,7 @@ impl Residency {
 
     /// The last of the `count` pages from `first` on that its region has.
     pub(super) fn last_of(&self, first: PageId, count: u32) -> Result<Option<PageId>, UnknownPage> {
-        let positions = self.regions.positions(first, count)?;
-        let beyond = (positions.end - positions.start) as u32;
-        Ok(beyond.checked_sub(1).and_then(|n| first.checked_add(n)))
+        Ok(last_in(first, &self.regions.positions(first, count)?))
     }
 
     /// The pending pages between two, in order. Steps from one to the next, so that they may change
@@ -172,4 +172,10 @@ impl Residency {
     pub(super) fn pending_between(&self, first: PageId, last: PageId) -> Vec<PageId> {
         self.entries.pages_between(first, last).collect()
     }
+}
+
+/// The last of the pages from `first` on that have these positions.
+fn last_in(first: PageId, positions: &Range<u64>) -> Option<PageId> {
+    let count = (positions.end - positions.start) as u32;
+    count.checked_sub(1).and_then(|n| first.checked_add(n))
 }

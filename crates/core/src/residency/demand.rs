@@ -25,25 +25,28 @@ impl Residency {
     /// When there is no such page.
     pub fn handle_demand(&mut self, page: PageId) -> Result<Admission, UnknownPage> {
         let position = self.regions.position(page)?;
-        if self.entries.get(page).is_some() {
+        let Err(at) = self.entries.find(page) else {
             self.join_pending(page);
             self.debug_check();
             return Ok(Admission::Taken);
-        }
+        };
         match self.settled.get(position) {
             SettledState::Failed => self.demand_failed(page),
             SettledState::Absent => {
-                if !self.make_room() {
-                    return Ok(Admission::Full);
-                }
-                let episode = self.insert_queued(page, true);
+                let at = match self.has_room() {
+                    true => at,
+                    false if !self.make_room() => return Ok(Admission::Full),
+                    // Somebody had to go, perhaps from before it.
+                    false => self.entries.find(page).unwrap_or_else(|at| at),
+                };
+                let episode = self.insert_queued(at, page, true);
                 self.timers
                     .push_back((Timer::Deadline { page, episode }, self.config.deadline));
             }
             // Present: the event was overtaken by the install, or the kernel has lost a page that
             // held nothing. Zeroes are put in place only where there is nothing.
             SettledState::Removed | SettledState::Present => {
-                if !self.make_room() {
+                if !(self.has_room() || self.make_room()) {
                     return Ok(Admission::Full);
                 }
                 self.insert(page, Phase::Zeroing, true);
@@ -63,12 +66,12 @@ impl Residency {
         let positions = self.regions.positions(first, count)?;
         let mut taken = 0;
         for (position, page) in positions.zip(pages_from(first)) {
-            if self.entries.len() >= self.config.max_pending {
+            if !self.has_room() {
                 break;
             }
             let absent = self.settled.get(position) == SettledState::Absent;
-            if absent && self.entries.get(page).is_none() {
-                self.insert_queued(page, false);
+            if absent && let Err(at) = self.entries.find(page) {
+                self.insert_queued(at, page, false);
                 taken += 1;
             }
         }
@@ -124,12 +127,14 @@ impl Residency {
         }
     }
 
-    /// Makes room for one more pending page, if need be by letting go of a prefetch: one that has
-    /// not begun rather than one that has.
+    /// One more page may become pending.
+    fn has_room(&self) -> bool {
+        self.entries.len() < self.config.max_pending
+    }
+
+    /// Makes room for one more pending page by letting go of a prefetch: one that has not begun
+    /// rather than one that has.
     fn make_room(&mut self) -> bool {
-        if self.entries.len() < self.config.max_pending {
-            return true;
-        }
         let unwanted = |phase| {
             let matches = move |entry: &&Entry| !entry.demanded && entry.phase == phase;
             self.entries.iter().find(matches).map(|entry| entry.page)

@@ -1,5 +1,7 @@
 //! Pending pages: one entry each, in a sorted array.
 
+use core::ops::Range;
+
 use super::Generation;
 use crate::{Cause, CauseId, PageId};
 
@@ -63,19 +65,22 @@ impl Phase {
 /// The pending pages, sorted.
 ///
 /// Few at a time (one per waiting vCPU, and what is prefetched), so that a search is a handful of
-/// steps and an insertion moves little; neighbours in memory are neighbours in the array.
+/// steps and an insertion moves little; neighbours in memory are neighbours in the array. The pages
+/// stand in an array of their own beside their entries, so that a search touches few lines of cache.
 #[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct EntryTable {
+    pages: Vec<PageId>,
     entries: Vec<Entry>,
 }
 
 crate::clone_in_place! { EntryTable {
-    entries,
+    pages, entries,
 } }
 
 impl EntryTable {
     pub(super) fn with_capacity(capacity: usize) -> EntryTable {
         EntryTable {
+            pages: Vec::with_capacity(capacity),
             entries: Vec::with_capacity(capacity),
         }
     }
@@ -92,6 +97,10 @@ impl EntryTable {
         self.entries.iter_mut()
     }
 
+    pub(super) fn contains(&self, page: PageId) -> bool {
+        self.find(page).is_ok()
+    }
+
     pub(super) fn get(&self, page: PageId) -> Option<&Entry> {
         self.find(page).ok().map(|at| &self.entries[at])
     }
@@ -101,16 +110,37 @@ impl EntryTable {
     }
 
     /// Adds an entry for a page that has none.
-    pub(super) fn insert(&mut self, entry: Entry) -> &mut Entry {
+    pub(super) fn insert(&mut self, entry: Entry) {
         let at = self
             .find(entry.page)
             .expect_err("a page has at most one entry");
+        self.insert_at(at, entry);
+    }
+
+    /// The same where its place is known: what [`find`](Self::find) gave.
+    pub(super) fn insert_at(&mut self, at: usize, entry: Entry) {
+        self.pages.insert(at, entry.page);
         self.entries.insert(at, entry);
-        &mut self.entries[at]
     }
 
     pub(super) fn remove(&mut self, page: PageId) -> Option<Entry> {
-        self.find(page).ok().map(|at| self.entries.remove(at))
+        self.find(page).ok().map(|at| self.remove_at(at))
+    }
+
+    /// The entry at this place, taken out.
+    pub(super) fn remove_at(&mut self, at: usize) -> Entry {
+        self.pages.remove(at);
+        self.entries.remove(at)
+    }
+
+    /// The entry at this place.
+    pub(super) fn at(&self, at: usize) -> &Entry {
+        &self.entries[at]
+    }
+
+    /// The same, to change.
+    pub(super) fn at_mut(&mut self, at: usize) -> &mut Entry {
+        &mut self.entries[at]
     }
 
     /// The pending pages from `first` to `last`, in order.
@@ -120,32 +150,25 @@ impl EntryTable {
         last: PageId,
     ) -> impl Iterator<Item = PageId> + '_ {
         let at = self.find(first).unwrap_or_else(|at| at);
-        self.entries[at..]
+        self.pages[at..]
             .iter()
-            .map(|entry| entry.page)
+            .copied()
             .take_while(move |&page| page <= last)
     }
 
-    /// The entries of the `count` pages from `first` on, every one of which has one.
-    pub(super) fn range_mut(
-        &mut self,
-        first: PageId,
-        count: u32,
-    ) -> impl Iterator<Item = &mut Entry> {
-        let at = self.find(first).expect("the first page has an entry");
-        self.entries[at..at + count as usize].iter_mut()
+    /// The entries at these places.
+    pub(super) fn range_mut(&mut self, places: Range<usize>) -> impl Iterator<Item = &mut Entry> {
+        self.entries[places].iter_mut()
     }
 
-    /// The longest run of at most `max` queued neighbours around `page` that may be fetched
-    /// together: its first page and its length.
-    pub(super) fn fetchable_range(&self, page: PageId, max: u32) -> (PageId, u32) {
-        let at = self.find(page).expect("the page is queued");
+    /// The longest run of at most `max` queued neighbours around the queued page at `at` that may be
+    /// fetched together: their places.
+    pub(super) fn fetchable_range(&self, at: usize, max: u32) -> Range<usize> {
         let joins = |entry: &Entry| entry.phase == Phase::Queued && !entry.alone;
         if !joins(&self.entries[at]) {
-            return (page, 1);
+            return at..at + 1;
         }
-        let next_to =
-            |a: usize, b: usize| self.entries[a].page.checked_add(1) == Some(self.entries[b].page);
+        let next_to = |a: usize, b: usize| self.pages[a].checked_add(1) == Some(self.pages[b]);
         let (mut first, mut last) = (at, at);
         // Forwards first: programs mostly read upwards.
         while last - first + 1 < max as usize
@@ -162,10 +185,18 @@ impl EntryTable {
         {
             first -= 1;
         }
-        (self.entries[first].page, (last - first + 1) as u32)
+        first..last + 1
     }
 
-    fn find(&self, page: PageId) -> Result<usize, usize> {
-        self.entries.binary_search_by_key(&page, |entry| entry.page)
+    /// Where the page's entry is, or where it would be.
+    pub(super) fn find(&self, page: PageId) -> Result<usize, usize> {
+        self.pages.binary_search(&page)
+    }
+
+    /// Whether every entry stands where its page does, as the search believes.
+    pub(super) fn is_sound(&self) -> bool {
+        self.pages
+            .iter()
+            .eq(self.entries.iter().map(|entry| &entry.page))
     }
 }

@@ -1,5 +1,7 @@
 //! Fetches that have not come back.
 
+use std::collections::VecDeque;
+
 use super::Generation;
 use crate::PageId;
 
@@ -19,11 +21,11 @@ impl FetchRecord {
     }
 }
 
-/// The fetches that have not come back, oldest first. At most as many as the driver has threads
-/// for, so a search is short; it begins with the youngest, since the old ones are the slow ones.
+/// The fetches that have not come back, oldest first, which is the order of their generations. At
+/// most as many as the driver has threads for.
 #[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct FetchTable {
-    fetches: Vec<FetchRecord>,
+    fetches: VecDeque<FetchRecord>,
 }
 
 crate::clone_in_place! { FetchTable {
@@ -33,7 +35,7 @@ crate::clone_in_place! { FetchTable {
 impl FetchTable {
     pub(super) fn with_capacity(capacity: usize) -> FetchTable {
         FetchTable {
-            fetches: Vec::with_capacity(capacity),
+            fetches: VecDeque::with_capacity(capacity),
         }
     }
 
@@ -50,13 +52,11 @@ impl FetchTable {
     }
 
     pub(super) fn get(&self, generation: Generation) -> Option<&FetchRecord> {
-        self.fetches
-            .iter()
-            .rfind(|fetch| fetch.generation == generation)
+        self.fetches.get(self.find(generation)?)
     }
 
     pub(super) fn start(&mut self, generation: Generation, first: PageId, count: u32) {
-        self.fetches.push(FetchRecord {
+        self.fetches.push_back(FetchRecord {
             generation,
             first,
             count,
@@ -65,10 +65,13 @@ impl FetchTable {
 
     /// Takes a fetch that has come back out of the table; `None` when there is no such fetch.
     pub(super) fn finish(&mut self, generation: Generation) -> Option<FetchRecord> {
-        let at = self
+        self.fetches.remove(self.find(generation)?)
+    }
+
+    fn find(&self, generation: Generation) -> Option<usize> {
+        let found = self
             .fetches
-            .iter()
-            .rposition(|fetch| fetch.generation == generation)?;
-        Some(self.fetches.remove(at))
+            .binary_search_by_key(&generation, |fetch| fetch.generation);
+        found.ok()
     }
 }

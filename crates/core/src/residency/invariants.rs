@@ -18,6 +18,9 @@ pub enum Violation {
     /// The entries are not sorted, or a page has two.
     #[error("the entries around {0} are out of order")]
     EntryOrder(PageId),
+    /// A page's entry does not stand where the search for it ends.
+    #[error("the entries do not stand where their pages do")]
+    EntryPlaces,
     /// A page is pending and failed at once, or failed without a record, or the reverse.
     #[error("{page}: {what}")]
     Failure {
@@ -71,6 +74,9 @@ impl Residency {
     /// The first one that is broken.
     pub fn check_invariants(&self) -> Result<(), Violation> {
         self.check_sizes()?;
+        if !self.entries.is_sound() {
+            return Err(Violation::EntryPlaces);
+        }
         let mut previous = None;
         for entry in self.entries.iter() {
             if previous.is_some_and(|page| page >= entry.page) {
@@ -84,7 +90,7 @@ impl Residency {
             let what = match (failed, self.failures.get(page).is_some()) {
                 (true, false) => "has failed without a record",
                 (false, true) => "has a failure and yet has not failed",
-                (true, true) if self.entries.get(page).is_some() => "has failed and is pending",
+                (true, true) if self.entries.contains(page) => "has failed and is pending",
                 (true, true) | (false, false) => continue,
             };
             return Err(Violation::Failure { page, what });

@@ -48,12 +48,19 @@ impl FetchQueue {
         queue.push_back(place);
     }
 
-    pub(super) fn pop_demanded(&mut self, entries: &EntryTable) -> Option<PageId> {
+    /// Whose turn it is: the place of its entry.
+    pub(super) fn pop_demanded(&mut self, entries: &EntryTable) -> Option<usize> {
         pop(&mut self.demanded, entries)
     }
 
-    pub(super) fn pop_prefetched(&mut self, entries: &EntryTable) -> Option<PageId> {
+    /// The same among those that nobody waits for.
+    pub(super) fn pop_prefetched(&mut self, entries: &EntryTable) -> Option<usize> {
         pop(&mut self.prefetched, entries)
+    }
+
+    /// Nobody waits for a turn.
+    pub(super) fn is_empty(&self) -> bool {
+        self.demanded.is_empty() && self.prefetched.is_empty()
     }
 
     /// How often `entry` will have its turn: demanded, prefetched.
@@ -102,17 +109,22 @@ impl FetchQueue {
     }
 }
 
-fn pop(queue: &mut VecDeque<Place>, entries: &EntryTable) -> Option<PageId> {
+fn pop(queue: &mut VecDeque<Place>, entries: &EntryTable) -> Option<usize> {
     while let Some(place) = queue.pop_front() {
-        if is_waiting(entries, place) {
-            return Some(place.0);
+        if let Some(at) = waiting(entries, place) {
+            return Some(at);
         }
     }
     None
 }
 
-fn is_waiting(entries: &EntryTable, (page, generation): Place) -> bool {
-    entries
-        .get(page)
-        .is_some_and(|entry| entry.generation == generation && entry.phase == Phase::Queued)
+/// Where the entry is that still waits for this turn.
+fn waiting(entries: &EntryTable, (page, generation): Place) -> Option<usize> {
+    let at = entries.find(page).ok()?;
+    let entry = entries.at(at);
+    (entry.generation == generation && entry.phase == Phase::Queued).then_some(at)
+}
+
+fn is_waiting(entries: &EntryTable, place: Place) -> bool {
+    waiting(entries, place).is_some()
 }

@@ -10,22 +10,16 @@ impl Residency {
     /// Makes `page` pending. Returns its episode, which is also its first generation.
     pub(super) fn insert(&mut self, page: PageId, phase: Phase, demanded: bool) -> Generation {
         let generation = self.draw_generation();
-        self.entries.insert(Entry {
-            page,
-            phase,
-            generation,
-            episode: generation,
-            attempts: 0,
-            demanded,
-            alone: false,
-            last_error: CauseId::default(),
-        });
+        self.entries
+            .insert(new_entry(page, phase, generation, demanded));
         generation
     }
 
-    /// Makes `page` pending and has it wait for its fetch.
-    pub(super) fn insert_queued(&mut self, page: PageId, demanded: bool) -> Generation {
-        let generation = self.insert(page, Phase::Queued, demanded);
+    /// Makes `page` pending and has it wait for its fetch. `at` is the place of its entry.
+    pub(super) fn insert_queued(&mut self, at: usize, page: PageId, demanded: bool) -> Generation {
+        let generation = self.draw_generation();
+        let entry = new_entry(page, Phase::Queued, generation, demanded);
+        self.entries.insert_at(at, entry);
         self.queue.push(&self.entries, (page, generation), demanded);
         generation
     }
@@ -97,14 +91,11 @@ impl Residency {
         self.effects.push_back(Effect::Unmark { generation, page });
     }
 
-    /// A pending page is there.
-    pub(super) fn settle_present(&mut self, page: PageId) {
+    /// A pending page is there. `at` is the place of its entry.
+    pub(super) fn settle_present(&mut self, at: usize) {
+        let Entry { page, demanded, .. } = self.entries.remove_at(at);
         self.set_settled(page, SettledState::Present);
-        if self
-            .entries
-            .remove(page)
-            .is_some_and(|entry| entry.demanded)
-        {
+        if demanded {
             self.effects.push_back(Effect::Settled {
                 page,
                 outcome: PageOutcome::Present,
@@ -140,5 +131,19 @@ impl Residency {
     fn set_settled(&mut self, page: PageId, state: SettledState) {
         let position = self.regions.position(page).expect("a pending page exists");
         self.settled.set(position, state);
+    }
+}
+
+/// A page that has just become pending.
+fn new_entry(page: PageId, phase: Phase, generation: Generation, demanded: bool) -> Entry {
+    Entry {
+        page,
+        phase,
+        generation,
+        episode: generation,
+        attempts: 0,
+        demanded,
+        alone: false,
+        last_error: CauseId::default(),
     }
 }
