@@ -4,19 +4,40 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-/// When something happens: nanoseconds, and among what happens at one time a number.
-type When = (u64, u64);
+/// When something happens: nanoseconds above, and below them a number that tells apart what happens at
+/// one time. One word, for they are compared all the time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct When(u128);
+
+impl When {
+    /// Later than anything.
+    const NEVER: When = When(u128::MAX);
+
+    fn new(nanos: u64, number: u64) -> When {
+        When(u128::from(nanos) << 64 | u128::from(number))
+    }
+
+    fn nanos(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+}
+
+/// 584 years at most: nothing happens after that.
+fn nanos(time: Duration) -> u64 {
+    let seconds = time.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(u64::from(time.subsec_nanos()))
+}
 
 /// Events by time, and among those at one time by when they were put down.
 ///
-/// Three kinds of them have places of their own, because there are many: each vCPU's next move, of
-/// which a newer one takes the place of an older; its ticks; and deadlines, which all take the same time
-/// and so come in the order in which they were put down.
+/// Two kinds of them have places of their own, because there are many: each vCPU's next move, of
+/// which a newer one takes the place of an older; and deadlines, which all take the same time and so
+/// come in the order in which they were put down.
 #[derive(Clone, Debug)]
 pub(crate) struct Agenda<E, D> {
     now: u64,
     put_down: u64,
-    moves: Vec<Option<When>>,
+    moves: Vec<When>,
     deadlines: VecDeque<(When, D)>,
     heap: BinaryHeap<Reverse<Slot<E>>>,
 }
@@ -60,7 +81,7 @@ impl<E, D: Copy> Agenda<E, D> {
         Agenda {
             now: 0,
             put_down: 0,
-            moves: vec![None; vcpus],
+            moves: vec![When::NEVER; vcpus],
             deadlines: VecDeque::new(),
             heap: BinaryHeap::new(),
         }
@@ -72,10 +93,8 @@ impl<E, D: Copy> Agenda<E, D> {
     }
 
     fn when(&mut self, delay: Duration) -> When {
-        // 584 years: nothing happens after that.
-        let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
         self.put_down += 1;
-        (self.now.saturating_add(delay), self.put_down)
+        When::new(self.now.saturating_add(nanos(delay)), self.put_down)
     }
 
     /// Puts `event` down for `delay` from now.
@@ -86,7 +105,7 @@ impl<E, D: Copy> Agenda<E, D> {
 
     /// Puts a vCPU's next move down, in place of any other.
     pub(crate) fn move_after(&mut self, delay: Duration, v: usize) {
-        self.moves[v] = Some(self.when(delay));
+        self.moves[v] = self.when(delay);
     }
 
     /// Puts a deadline down. All of them take the same time; those at the front that `is_live` does
@@ -116,38 +135,35 @@ impl<E, D: Copy> Agenda<E, D> {
     }
 
     /// Takes the next event, if it is due by `limit`; otherwise the time is `limit`.
+    #[inline]
     pub(crate) fn next(&mut self, limit: Duration) -> Option<Next<E, D>> {
-        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        let mut first: Option<(When, usize)> = None;
+        let limit = nanos(limit);
+        let (mut moves, mut mover) = (When::NEVER, 0);
         for (v, &when) in self.moves.iter().enumerate() {
-            if let Some(when) = when
-                && first.is_none_or(|(first, _)| when < first)
-            {
-                first = Some((when, v));
+            if when < moves {
+                (moves, mover) = (when, v);
             }
         }
-        let moves = first.map_or((u64::MAX, u64::MAX), |(when, _)| when);
         let front = self.deadlines.front();
-        let deadline = front.map_or((u64::MAX, u64::MAX), |&(when, _)| when);
+        let deadline = front.map_or(When::NEVER, |&(when, _)| when);
         let top = self.heap.peek();
-        let event = top.map_or((u64::MAX, u64::MAX), |Reverse(slot)| slot.when);
+        let event = top.map_or(When::NEVER, |Reverse(slot)| slot.when);
         let when = moves.min(deadline).min(event);
-        if when.0 > limit || when.1 == u64::MAX {
+        if when.nanos() > limit || when == When::NEVER {
             self.now = limit;
             return None;
         }
-        self.now = when.0;
+        self.now = when.nanos();
+        if when == moves {
+            self.moves[mover] = When::NEVER;
+            return Some(Next::Move(mover));
+        }
         if when == event {
             let Reverse(slot) = self.heap.pop()?;
             return Some(Next::Event(slot.event));
         }
-        if when == deadline {
-            let (_, deadline) = self.deadlines.pop_front()?;
-            return Some(Next::Deadline(deadline));
-        }
-        let (_, v) = first?;
-        self.moves[v] = None;
-        Some(Next::Move(v))
+        let (_, deadline) = self.deadlines.pop_front()?;
+        Some(Next::Deadline(deadline))
     }
 }
 

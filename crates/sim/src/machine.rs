@@ -72,7 +72,8 @@ pub struct Machine<P> {
     /// The pager that serves another process's memory; without one, what `pages` wants done is done
     /// at once.
     pub(crate) pager: Option<Box<Pager>>,
-    /// Items whose work waits for their page, in the order in which they came.
+    /// Items whose work waits for their page, by page; those of one page in the order in which they
+    /// came.
     pub(crate) workers: Vec<(PageId, VcpuId, ItemId)>,
     /// Demands that found no room.
     pub(crate) backlog: VecDeque<PageId>,
@@ -195,11 +196,13 @@ impl<P: Policy> Machine<P> {
 
     /// What followed from the steps since this was asked last. The list is to be
     /// [put back](Self::put_back), empty, for the next ones.
+    #[inline]
     pub fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.out)
     }
 
     /// Spares the next step the making of a list.
+    #[inline]
     pub fn put_back(&mut self, mut outputs: Vec<Output>) {
         outputs.clear();
         if self.out.is_empty() {
@@ -208,7 +211,21 @@ impl<P: Policy> Machine<P> {
     }
 
     /// Takes a step.
+    #[inline]
     pub fn apply(&mut self, input: Input) {
+        match input {
+            // Neither machine hears of it: nothing is left to settle.
+            Input::Switch(v, task) => self.switch(v, task),
+            input => self.take(input),
+        }
+        if self.picks.is_empty() {
+            while let Some(v) = self.runs.pop_front() {
+                self.run_guest(v);
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
         match input {
             Input::Enter(v) => self.entry(v),
             Input::Touch(v) => self.touch(v),
@@ -228,11 +245,6 @@ impl<P: Policy> Machine<P> {
             Input::Die => self.kill_worker(),
         }
         self.settle();
-        if self.picks.is_empty() {
-            while let Some(v) = self.runs.pop_front() {
-                self.run_guest(v);
-            }
-        }
     }
 
     /// Carries out effects of both machines until neither has any, and passes their timers on.
@@ -288,6 +300,7 @@ impl<P: Policy> Machine<P> {
         self.out.push(Output::Go(v, next));
     }
 
+    #[inline]
     fn happened(&mut self, what: Happened) {
         self.out.push(Output::Happened(what));
     }

@@ -4,7 +4,7 @@ use surefault_core::plan::mix;
 use surefault_core::policy::Policy;
 use surefault_core::run::TaskId;
 
-use crate::machine::{Machine, Pick, Vcpu, Why};
+use crate::machine::{Machine, Pick, TaskState, Vcpu, Why};
 use crate::spec::{Scheduling, SimSpec};
 
 /// The schedulers of all vCPUs.
@@ -47,7 +47,9 @@ impl Scheduler {
                 Scheduling::Random => self.draw(2) != 0,
             };
         if keeps {
-            return nth(able - 1);
+            let current = machine.guest.current(v);
+            let goes_on = current.filter(|task| task.state == TaskState::Runnable);
+            return goes_on.map_or_else(|| nth(able - 1), |task| task.id);
         }
         match self.scheduling {
             Scheduling::RoundRobin => nth(0),

@@ -1,24 +1,28 @@
 //! The simulation: a machine whose next step is chosen by time, a fault plan and a seed.
 
-use std::collections::BTreeMap;
+mod recording;
+mod tally;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use surefault_core::PageIndex;
 use surefault_core::faults::{self, Faults};
 use surefault_core::plan::mix;
 use surefault_core::policy::{AnyPolicy, Policy};
-use surefault_core::residency::{self, Generation, PageOutcome, Residency};
-use surefault_core::run::{ApfMode, Outcome, Reported, RunResult, RunStats, TaskId};
-use surefault_core::{Access, Failure, PageIndex, PageSize};
+use surefault_core::residency::{self, Generation, Residency};
+use surefault_core::run::{ApfMode, Outcome, Reported};
 
 use crate::agenda::{Agenda, Next};
-use crate::machine::{Ended, Happened, Input, Machine, Move, Output, Vcpu, vcpu_id};
+use crate::machine::{Input, Machine, Move, Output, Vcpu};
 use crate::result::{Counts, Measured, SimResult};
 use crate::scheduler::Scheduler;
-use crate::source::{self, Source};
-use crate::spec::{OnReport, SimError, SimSpec};
+use crate::source::Source;
+use crate::spec::{SimError, SimSpec};
 use crate::world::Step;
-use crate::world::ledger::Ledger;
+
+use recording::Recording;
+use tally::FailedSince;
 
 /// An access counts as looping when it was taken this often after its page had been said ready.
 const LOOPING: u64 = 100;
@@ -85,7 +89,7 @@ pub struct Sim<P> {
     agenda: Agenda<Event, residency::Timer>,
     clocks: Vec<Clock>,
     /// Pages that have failed, since when.
-    failed: BTreeMap<PageIndex, Duration>,
+    failed: FailedSince,
     counts: Counts,
     measured: Measured,
     /// What the counting tasks have had.
@@ -98,17 +102,6 @@ pub struct Sim<P> {
     deaths_left: u16,
     pager_draws: u64,
     recording: Option<Box<Recording>>,
-}
-
-/// The steps of a run, by names that last.
-#[derive(Clone, Debug)]
-struct Recording {
-    ledger: Ledger,
-    steps: Vec<Step>,
-    /// From here on nothing is recorded.
-    limit: usize,
-    /// A time slice ends that nobody else wants: not a step.
-    skips: bool,
 }
 
 impl Sim<AnyPolicy> {
@@ -141,7 +134,7 @@ impl<P: Policy> Sim<P> {
             scheduler: Scheduler::new(spec),
             agenda: Agenda::new(usize::from(spec.run.vcpus)),
             clocks: vec![Clock::default(); usize::from(spec.run.vcpus)],
-            failed: BTreeMap::new(),
+            failed: FailedSince::default(),
             counts: Counts::default(),
             measured: Measured::default(),
             counted: Duration::ZERO,
@@ -161,12 +154,7 @@ impl<P: Policy> Sim<P> {
     /// When `spec` makes no sense.
     pub fn recorded(spec: &SimSpec, policy: P, limit: usize) -> Result<Sim<P>, SimError> {
         let mut sim = Sim::with_policy_unbooted(spec, policy)?;
-        sim.recording = Some(Box::new(Recording {
-            ledger: Ledger::default(),
-            steps: Vec::new(),
-            limit,
-            skips: false,
-        }));
+        sim.recording = Some(Box::new(Recording::new(limit)));
         sim.boot();
         Ok(sim)
     }
@@ -183,7 +171,7 @@ impl<P: Policy> Sim<P> {
     /// The steps that were recorded, in the words of [`World`](crate::world::World).
     pub fn steps(&self) -> &[Step] {
         let recording = self.recording.as_ref();
-        recording.map_or(&[], |recording| &recording.steps)
+        recording.map_or(&[], |recording| recording.steps())
     }
 
     /// The machine of vCPUs, to look at.
@@ -335,7 +323,7 @@ impl<P: Policy> Sim<P> {
             Event::Repair(page) => Input::Repair(page),
             Event::Remove(page) if !self.machine.can_remove(page) => return None,
             Event::Remove(page) => {
-                self.failed.remove(&page);
+                self.failed.forget(page);
                 Input::Remove(page)
             }
             Event::Pager => {
@@ -388,6 +376,7 @@ impl<P: Policy> Sim<P> {
         self.have_pager_go_on();
     }
 
+    #[inline]
     fn apply(&mut self, input: Input) {
         if let Some(recording) = &mut self.recording {
             recording.record(input, &self.machine);
@@ -396,18 +385,20 @@ impl<P: Policy> Sim<P> {
     }
 
     fn take_outputs(&mut self) {
-        let mut outputs = self.machine.take_outputs();
-        for output in outputs.drain(..) {
-            if let Some(recording) = &mut self.recording {
-                recording.ledger.note(&output, &self.machine);
+        let outputs = self.machine.take_outputs();
+        if let Some(recording) = &mut self.recording {
+            for output in &outputs {
+                recording.note(output, &self.machine);
             }
+        }
+        for output in &outputs {
             self.output(output);
         }
         self.machine.put_back(outputs);
     }
 
-    fn output(&mut self, output: Output) {
-        match output {
+    fn output(&mut self, output: &Output) {
+        match *output {
             Output::Go(v, next) => {
                 let clock = &mut self.clocks[v];
                 clock.next = Some(next);
@@ -447,167 +438,7 @@ impl<P: Policy> Sim<P> {
                 }
                 self.clocks[v].counts_since = idle.then_some(now);
             }
-            Output::Happened(what) => self.count(&what),
-        }
-    }
-
-    fn count(&mut self, what: &Happened) {
-        let now = self.agenda.now();
-        let counts = &mut self.counts;
-        match *what {
-            Happened::Faulted {
-                retries,
-                asked_again,
-                ..
-            } => {
-                counts.faults += 1;
-                counts.max_retries = counts.max_retries.max(retries);
-                counts.max_asked_again = counts.max_asked_again.max(asked_again);
-            }
-            Happened::Queued { .. } => counts.asynchronous += 1,
-            Happened::Waits { page, refused, .. } => {
-                counts.synchronous += 1;
-                let healthy = !self.machine.setup().is_failing(page);
-                counts.refused_healthy += u64::from(healthy && refused);
-            }
-            Happened::Halted(_) => counts.halts += 1,
-            Happened::Ready { .. } => counts.readies += 1,
-            Happened::Woken { task, vcpu } => self.scheduler.woken(vcpu, task),
-            Happened::Settled { page, outcome } => match outcome {
-                PageOutcome::Failed(_) => drop(self.failed.entry(page).or_insert(now)),
-                PageOutcome::Present => drop(self.failed.remove(&page)),
-                PageOutcome::Cancelled => {}
-            },
-            Happened::Ended {
-                task,
-                how,
-                retries,
-                met_failure,
-                ..
-            } => {
-                match how {
-                    Ended::Mapped => {
-                        self.done += 1;
-                        if self.machine.guest.tasks[usize::from(task.get())].healthy {
-                            self.measured.healthy_done += 1;
-                            self.measured.healthy_last = now;
-                        }
-                    }
-                    Ended::Told => self.measured.told += 1,
-                    Ended::Killed => counts.killed += 1,
-                }
-                if met_failure {
-                    self.measured.retries.add(retries);
-                }
-            }
-            Happened::Reported {
-                vcpu,
-                fault,
-                failure,
-                task,
-                access,
-                right,
-            } => self.reported(vcpu, fault, failure, task, access, right),
-            Happened::Unclaimed(_) => counts.unclaimed += 1,
-            Happened::Died => counts.deaths += 1,
-            Happened::Attached => {}
-            Happened::WrongPage { .. } => counts.wrong_pages += 1,
-        }
-    }
-
-    fn reported(
-        &mut self,
-        v: Vcpu,
-        fault: faults::Fault,
-        failure: Failure,
-        task: Option<TaskId>,
-        access: Access,
-        right: bool,
-    ) {
-        let page = fault.page.index();
-        self.counts.reports += 1;
-        self.counts.max_attempts = self.counts.max_attempts.max(failure.attempts);
-        self.counts.wrong_reports += u64::from(!right);
-        let now = self.agenda.now();
-        let took = now - self.failed.get(&page).copied().unwrap_or(now);
-        self.measured.report_us.add(took.as_micros() as u64);
-        if self.spec.on_report == OnReport::Stop {
-            let report = fault.report(vcpu_id(v), access, failure, PageSize::KIB_4);
-            self.report = report.map(|report| Reported {
-                report,
-                cause: source::text(failure.cause.kind, page),
-                task,
-                page,
-            });
-        }
-    }
-
-    /// Notes since when, and until when, the policy has a vCPU's asynchronous faults off.
-    fn measure_off(&mut self) {
-        let now = self.agenda.now();
-        let policy = self.machine.faults.policy();
-        for (v, clock) in self.clocks.iter_mut().enumerate() {
-            match (clock.off_since, policy.is_off(vcpu_id(v))) {
-                (None, true) => clock.off_since = Some(now),
-                (Some(since), false) => {
-                    self.measured.off += now - since;
-                    clock.off_since = None;
-                }
-                (None, false) | (Some(_), true) => {}
-            }
-        }
-    }
-
-    fn finish(mut self, outcome: Outcome) -> SimResult {
-        let now = self.agenda.now();
-        let since = |since: Option<Duration>| since.map_or(Duration::ZERO, |since| now - since);
-        for clock in &self.clocks {
-            self.measured.off += since(clock.off_since);
-            self.counted += since(clock.counts_since);
-        }
-        let guest = &self.machine.guest;
-        for task in guest.tasks.iter().filter(|task| task.met_failure) {
-            self.measured.retries.add(task.retries);
-        }
-        self.measured.healthy_all = guest.healthy_visits();
-        SimResult {
-            run: RunResult {
-                outcome,
-                report: self.report,
-                stats: RunStats {
-                    pages_done: self.done,
-                    tasks_finished: guest.finished(),
-                    tasks_killed: u16::try_from(self.measured.told).unwrap_or(u16::MAX),
-                    // Pages have no content here.
-                    wrong_sums: 0,
-                    unchecked_sums: 0,
-                    reports: self.counts.reports,
-                    healed: self.counts.reports - u64::from(outcome == Outcome::Reported),
-                    tokens_left: guest.tokens_left(),
-                    progress: (self.counted.as_nanos() / COUNT.as_nanos()) as u64,
-                    elapsed: now,
-                    ..RunStats::default()
-                },
-            },
-            counts: self.counts,
-            measured: self.measured,
-        }
-    }
-}
-
-impl Recording {
-    fn record<P: Policy>(&mut self, input: Input, machine: &Machine<P>) {
-        self.ledger.prune(machine);
-        self.skips = match input {
-            Input::Tick(v) => !machine.can_tick(v),
-            Input::Switch(..) => self.skips,
-            _ => false,
-        };
-        let step = self.ledger.name(input);
-        if let (Some(step), false) = (step, self.skips)
-            && self.steps.len() < self.limit
-        {
-            self.steps.push(step);
+            Output::Happened(ref what) => self.count(what),
         }
     }
 }

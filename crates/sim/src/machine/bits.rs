@@ -59,23 +59,41 @@ impl Bits {
 
     /// The `nth` of those that are not below `start`, or else how many of these there are.
     fn nth_above(&self, start: usize, nth: usize) -> Result<usize, usize> {
-        let mut seen = 0;
+        let mut left = nth;
+        let mut mask = !0 << (start % 64);
         for (at, &word) in self.words.iter().enumerate().skip(start / 64) {
-            let mut word = match at == start / 64 {
-                true => word & (!0 << (start % 64)),
-                false => word,
-            };
-            let here = word.count_ones() as usize;
-            if seen + here > nth {
-                for _ in seen..nth {
-                    word &= word - 1;
-                }
+            let word = word & std::mem::replace(&mut mask, !0);
+            if left == 0 && word != 0 {
                 return Ok(at * 64 + word.trailing_zeros() as usize);
             }
-            seen += here;
+            let here = word.count_ones() as usize;
+            if here > left {
+                return Ok(at * 64 + nth_bit(word, left as u32));
+            }
+            left -= here;
         }
-        Err(seen)
+        Err(nth - left)
     }
+}
+
+/// The `nth` bit of `word` that is set, from 0, of more than `nth`: the byte by sums over the bytes, then
+/// the bit within it.
+fn nth_bit(word: u64, nth: u32) -> usize {
+    const BYTES: u64 = u64::MAX / 0xff;
+    let pairs = word - (word >> 1 & BYTES * 0x55);
+    let nibbles = (pairs & BYTES * 0x33) + (pairs >> 2 & BYTES * 0x33);
+    let bytes = (nibbles + (nibbles >> 4)) & BYTES * 0x0f;
+    // In each byte the bits that are set in it and below.
+    let sums = bytes.wrapping_mul(BYTES);
+    let nth = u64::from(nth);
+    let shift = (0..64).step_by(8).find(|shift| nth < sums >> shift & 0xff);
+    let shift = shift.unwrap_or(56);
+    let below = sums << 8 >> shift & 0xff;
+    let mut byte = word >> shift & 0xff;
+    for _ in below..nth {
+        byte &= byte - 1;
+    }
+    (shift + byte.trailing_zeros()) as usize
 }
 
 #[cfg(test)]
@@ -98,5 +116,21 @@ mod tests {
         assert_eq!(from(64), [64, 130, 199, 3]);
         assert_eq!(from(131), [199, 3, 64, 130]);
         assert_eq!(from(200), [3, 64, 130, 199]);
+    }
+
+    #[test]
+    fn the_nth_bit_is_found_by_bytes() {
+        for word in [
+            1,
+            1 << 63,
+            u64::MAX,
+            0x8000_0100_0030_0201,
+            0xf0f0_0000_0000_000f,
+        ] {
+            let slow = (0..64).filter(|at| word >> at & 1 == 1);
+            for (nth, at) in slow.enumerate() {
+                assert_eq!(nth_bit(word, nth as u32), at, "{word:#x}, {nth}");
+            }
+        }
     }
 }

@@ -230,6 +230,7 @@ impl Guest {
     }
 
     /// The address space that runs.
+    #[inline]
     pub(crate) fn root(&self, v: Vcpu) -> Root {
         self.current(v).map_or(Root::new(1 << 12), Task::root)
     }

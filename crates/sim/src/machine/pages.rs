@@ -108,17 +108,15 @@ impl<P: Policy> Machine<P> {
 
     /// Tells everybody who waits for the page.
     pub(super) fn end_waits(&mut self, page: PageId, outcome: PageOutcome) {
-        let mut at = 0;
-        while at < self.workers.len() {
-            if self.workers[at].0 == page {
-                let (_, vcpu, item) = self.workers.remove(at);
-                let thread = &mut self.threads[index(vcpu)];
-                thread.halt_answered |=
-                    thread.place == Place::Halted && thread.halted_for == Some(page.index());
-                self.faults.handle_work_done(vcpu, item, outcome);
-            } else {
-                at += 1;
-            }
+        let at = self.workers.partition_point(|&(of, _, _)| of < page);
+        while let Some(&(of, vcpu, item)) = self.workers.get(at)
+            && of == page
+        {
+            self.workers.remove(at);
+            let thread = &mut self.threads[index(vcpu)];
+            thread.halt_answered |=
+                thread.place == Place::Halted && thread.halted_for == Some(page.index());
+            self.faults.handle_work_done(vcpu, item, outcome);
         }
         for v in 0..self.threads.len() {
             if self.threads[v].place == Place::Asleep(page) {

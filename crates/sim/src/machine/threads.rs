@@ -202,7 +202,8 @@ impl<P: Policy> Machine<P> {
                     vcpu: index(vcpu),
                     page: page.index(),
                 });
-                self.workers.push((page, vcpu, item));
+                let at = self.workers.partition_point(|&(of, _, _)| of <= page);
+                self.workers.insert(at, (page, vcpu, item));
                 self.demand(page);
             }
             Effect::CancelWork { vcpu, item } => {
