@@ -117,17 +117,19 @@ impl System {
         }
     }
 
-    /// Answers the open question of a scheduler, if there is one, in every way; the last in `taken`.
+    /// Answers the open question of a scheduler, if there is one, in every way; the last in `taken`,
+    /// whose list of what happened it gives back, for the next one.
     fn answer(
         &self,
         from: &Situation,
         mut taken: Taken,
         into: &mut Vec<Next<Action, Situation>>,
         spare: &mut Vec<Situation>,
-    ) {
+    ) -> Vec<Happened> {
         if taken.world.machine().pick().is_none() {
-            into.push(self.judge(from, taken));
-            return;
+            let (next, happened) = self.judge(from, taken);
+            into.push(next);
+            return happened;
         }
         let mut answers = Vec::new();
         taken.world.steps(&mut answers);
@@ -142,16 +144,19 @@ impl System {
             other.take(&self.claims, &answer);
             self.answer(from, other, into, spare);
         }
-        if let Some(answer) = last {
-            taken.take(&self.claims, &answer);
-            self.answer(from, taken, into, spare);
+        match last {
+            Some(answer) => {
+                taken.take(&self.claims, &answer);
+                self.answer(from, taken, into, spare)
+            }
+            None => taken.happened,
         }
     }
 
-    fn judge(&self, from: &Situation, taken: Taken) -> Next<Action, Situation> {
+    fn judge(&self, from: &Situation, taken: Taken) -> (Next<Action, Situation>, Vec<Happened>) {
         let broken = safety::broken(from, &taken);
         let incident = taken.steps[0].is_incident() && taken.steps[0] != Step::Die;
-        Next {
+        let next = Next {
             acts: taken.acts,
             offers: taken.offers,
             is_wreck: broken & Safety::Invariants.bit() != 0,
@@ -161,7 +166,8 @@ impl System {
                 incidents: from.incidents - u8::from(incident),
                 world: taken.world,
             },
-        }
+        };
+        (next, taken.happened)
     }
 }
 
@@ -189,7 +195,7 @@ impl Taken {
     fn take(&mut self, claims: &Claims, step: &Step) {
         self.acts |= claims.of(&self.world, step);
         self.offers |= claims.offers(step);
-        self.happened.extend(self.world.advance(step));
+        self.world.advance_into(step, &mut self.happened);
         self.steps.push(*step);
     }
 }
@@ -210,6 +216,7 @@ impl Model for System {
     ) {
         let mut steps = Vec::new();
         state.world.steps(&mut steps);
+        let mut happened = Vec::new();
         for step in steps {
             if self.is_left_out(state, &step) {
                 continue;
@@ -217,12 +224,13 @@ impl Model for System {
             let mut taken = Taken {
                 world: cloned(&state.world, spare),
                 steps: Vec::with_capacity(2),
-                happened: Vec::new(),
+                happened,
                 acts: 0,
                 offers: 0,
             };
             taken.take(&self.claims, &step);
-            self.answer(state, taken, into, spare);
+            happened = self.answer(state, taken, into, spare);
+            happened.clear();
         }
     }
 

@@ -155,8 +155,8 @@ pub struct Faults<P> {
 }
 
 crate::clone_in_place! { Faults<P> {
-    config, policy, vcpus, owed, observed, effects, timers,
-    #[cfg(any(test, feature = "defects"))] defect,
+    config, policy, vcpus, owed, observed,
+    #[cfg(any(test, feature = "defects"))] defect; queues effects, timers
 } }
 
 /// A timer of the machine. The driver keeps at most one of each running; a stale one is harmless.

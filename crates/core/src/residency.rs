@@ -131,9 +131,8 @@ pub struct Residency {
 }
 
 crate::clone_in_place! { Residency {
-    config, regions, settled, entries, failures, fetches, queue, effects, timers,
-    next_generation,
-    #[cfg(any(test, feature = "defects"))] defect,
+    config, regions, settled, entries, failures, fetches, queue, next_generation,
+    #[cfg(any(test, feature = "defects"))] defect; queues effects, timers
 } }
 
 impl Residency {

@@ -89,8 +89,8 @@ pub struct Machine<P> {
 }
 
 surefault_core::clone_in_place! { Machine<P> {
-    faults, pages, guest, threads, mapped, pager, workers, backlog, repaired, picks, runs, stopped,
-    out; shared setup
+    faults, pages, guest, threads, mapped, pager, workers, repaired, stopped;
+    queues backlog, picks, runs, out; shared setup
 } }
 
 impl<P: Policy> Machine<P> {

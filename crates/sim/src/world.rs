@@ -179,7 +179,7 @@ impl<P: Policy> World<P> {
             ledger: Ledger::default(),
             left: budgets,
         };
-        world.note();
+        world.note(&mut Vec::new());
         Ok(world)
     }
 
@@ -270,6 +270,13 @@ impl<P: Policy> World<P> {
 
     /// The same for a step that `steps` has just given: it is not looked for again.
     pub fn advance(&mut self, step: &Step) -> Vec<Happened> {
+        let mut happened = Vec::new();
+        self.advance_into(step, &mut happened);
+        happened
+    }
+
+    /// The same, and adds what came of it to a list.
+    pub fn advance_into(&mut self, step: &Step, happened: &mut Vec<Happened>) {
         if let Some(left) = self.left.of(step)
             && *left != u8::MAX
         {
@@ -278,7 +285,7 @@ impl<P: Policy> World<P> {
         if let Some(input) = self.ledger.take(*step) {
             self.machine.apply(input);
         }
-        self.note()
+        self.note(happened);
     }
 
     /// Holds both machines against their invariants.
@@ -296,9 +303,8 @@ impl<P: Policy> World<P> {
             .map_err(Violation::Pages)
     }
 
-    fn note(&mut self) -> Vec<Happened> {
+    fn note(&mut self, happened: &mut Vec<Happened>) {
         let outputs = self.machine.take_outputs();
-        let mut happened = Vec::new();
         for output in &outputs {
             self.ledger.note(output, &self.machine);
             if let Output::Happened(what) = *output {
@@ -307,7 +313,6 @@ impl<P: Policy> World<P> {
         }
         self.ledger.prune(&self.machine);
         self.machine.put_back(outputs);
-        happened
     }
 
     fn incidents(&self, into: &mut Vec<Step>) {

@@ -67,8 +67,8 @@ pub(super) struct Vcpu {
 }
 
 crate::clone_in_place! { Vcpu {
-    id, state, settings, lapic_enabled, items, queue, gfns, done, ready, noted, kicked, tokens,
-    told,
+    id, state, settings, lapic_enabled, items, queue, gfns, ready, noted, kicked, tokens, told;
+    queues done
 } }
 
 impl Vcpu {

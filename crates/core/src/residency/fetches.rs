@@ -1,7 +1,5 @@
 //! Fetches that have not come back.
 
-use std::collections::VecDeque;
-
 use super::Generation;
 use crate::PageId;
 
@@ -25,7 +23,7 @@ impl FetchRecord {
 /// most as many as the driver has threads for.
 #[derive(PartialEq, Eq, Hash, Debug)]
 pub(super) struct FetchTable {
-    fetches: VecDeque<FetchRecord>,
+    fetches: Vec<FetchRecord>,
 }
 
 crate::clone_in_place! { FetchTable {
@@ -35,7 +33,7 @@ crate::clone_in_place! { FetchTable {
 impl FetchTable {
     pub(super) fn with_capacity(capacity: usize) -> FetchTable {
         FetchTable {
-            fetches: VecDeque::with_capacity(capacity),
+            fetches: Vec::with_capacity(capacity),
         }
     }
 
@@ -56,7 +54,7 @@ impl FetchTable {
     }
 
     pub(super) fn start(&mut self, generation: Generation, first: PageId, count: u32) {
-        self.fetches.push_back(FetchRecord {
+        self.fetches.push(FetchRecord {
             generation,
             first,
             count,
@@ -65,7 +63,8 @@ impl FetchTable {
 
     /// Takes a fetch that has come back out of the table; `None` when there is no such fetch.
     pub(super) fn finish(&mut self, generation: Generation) -> Option<FetchRecord> {
-        self.fetches.remove(self.find(generation)?)
+        let at = self.find(generation)?;
+        Some(self.fetches.remove(at))
     }
 
     fn find(&self, generation: Generation) -> Option<usize> {

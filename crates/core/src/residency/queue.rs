@@ -22,7 +22,7 @@ pub(super) struct FetchQueue {
 }
 
 crate::clone_in_place! { FetchQueue {
-    demanded, prefetched, sweep_at,
+    sweep_at; queues demanded, prefetched
 } }
 
 impl FetchQueue {

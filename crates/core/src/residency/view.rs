@@ -45,13 +45,13 @@ impl Residency {
     }
 
     pub(super) fn live_generations(&self) -> Vec<Generation> {
-        let entries = self
-            .entries
-            .iter()
-            .flat_map(|entry| [entry.generation, entry.episode]);
-        let failures = self.failures.iter().map(|record| record.generation);
-        let fetches = self.fetches.iter().map(|fetch| fetch.generation);
-        let mut live: Vec<_> = entries.chain(failures).chain(fetches).collect();
+        let most = 2 * self.entries.len() + self.failures.len() + self.fetches.len();
+        let mut live = Vec::with_capacity(most);
+        for entry in self.entries.iter() {
+            live.extend([entry.generation, entry.episode]);
+        }
+        live.extend(self.failures.iter().map(|record| record.generation));
+        live.extend(self.fetches.iter().map(|fetch| fetch.generation));
         live.sort_unstable();
         live.dedup();
         live

@@ -80,16 +80,19 @@ impl Bits {
 /// the bit within it.
 fn nth_bit(word: u64, nth: u32) -> usize {
     const BYTES: u64 = u64::MAX / 0xff;
-    let pairs = word - (word >> 1 & BYTES * 0x55);
-    let nibbles = (pairs & BYTES * 0x33) + (pairs >> 2 & BYTES * 0x33);
-    let bytes = (nibbles + (nibbles >> 4)) & BYTES * 0x0f;
+    const PAIRS: u64 = BYTES * 0x55;
+    const NIBBLES: u64 = BYTES * 0x33;
+    const LOW: u64 = BYTES * 0x0f;
+    let pairs = word - ((word >> 1) & PAIRS);
+    let nibbles = (pairs & NIBBLES) + ((pairs >> 2) & NIBBLES);
+    let bytes = (nibbles + (nibbles >> 4)) & LOW;
     // In each byte the bits that are set in it and below.
     let sums = bytes.wrapping_mul(BYTES);
     let nth = u64::from(nth);
-    let shift = (0..64).step_by(8).find(|shift| nth < sums >> shift & 0xff);
-    let shift = shift.unwrap_or(56);
-    let below = sums << 8 >> shift & 0xff;
-    let mut byte = word >> shift & 0xff;
+    let has = |&shift: &u32| nth < (sums >> shift) & 0xff;
+    let shift = (0..64).step_by(8).find(has).unwrap_or(56);
+    let below = ((sums << 8) >> shift) & 0xff;
+    let mut byte = (word >> shift) & 0xff;
     for _ in below..nth {
         byte &= byte - 1;
     }
