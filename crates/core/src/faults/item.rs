@@ -38,7 +38,7 @@ impl fmt::Debug for ItemId {
 }
 
 /// One asynchronous fault.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Item {
     pub(super) fault: Fault,
     pub(super) key: AddressKey,

@@ -82,14 +82,7 @@ fn canonical_vcpu(vcpu: &mut Vcpu, gfn_slots: u8, item_slots: u8, renaming: &mut
         };
         let token = renumber(&vcpu.tokens, item.token);
         let _ = gfns.insert(item.gfn());
-        names.extend(
-            items
-                .insert(Item {
-                    token,
-                    ..item.clone()
-                })
-                .map(|new| (old, new)),
-        );
+        names.extend(items.insert(Item { token, ..*item }).map(|new| (old, new)));
     }
     let mut cancelled: Vec<_> = vcpu
         .items

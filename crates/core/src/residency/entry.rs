@@ -6,7 +6,7 @@ use super::Generation;
 use crate::{Cause, CauseId, PageId};
 
 /// A page for which something is under way.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Entry {
     pub(super) page: PageId,
     pub(super) phase: Phase,

@@ -16,8 +16,9 @@ impl Residency {
         self.settled.hash(hasher);
         self.entries.len().hash(hasher);
         for entry in self.entries.iter() {
-            (entry.page, entry.phase, entry.attempts).hash(hasher);
-            (entry.demanded, entry.alone, entry.last_error).hash(hasher);
+            let flags = u64::from(entry.demanded) << 1 | u64::from(entry.alone);
+            (entry.page, entry.phase, entry.last_error).hash(hasher);
+            (u64::from(entry.attempts) << 8 | flags).hash(hasher);
             (ranks.of(entry.generation), ranks.of(entry.episode)).hash(hasher);
         }
         self.failures.len().hash(hasher);

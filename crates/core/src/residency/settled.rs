@@ -1,5 +1,6 @@
 //! Two bits a page: 64 MiB for 1 TiB of 4 KiB pages.
 
+use core::hash::{Hash, Hasher};
 use core::ops::Range;
 
 /// What a page is when nothing is under way for it.
@@ -26,10 +27,17 @@ const PAGES_PER_WORD: u64 = 32;
 /// The settled state of every page, and how many pages are in each.
 ///
 /// All zeros at first: the kernel backs the map as pages settle.
-#[derive(PartialEq, Eq, Hash, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub(super) struct SettledMap {
     words: Vec<u64>,
     counts: [u64; 4],
+}
+
+/// The counts follow from the map.
+impl Hash for SettledMap {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.words.hash(state);
+    }
 }
 
 crate::clone_in_place! { SettledMap {

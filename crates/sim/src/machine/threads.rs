@@ -29,7 +29,7 @@ pub(crate) enum Place {
 }
 
 /// A vCPU's thread.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Thread {
     pub(crate) place: Place,
     /// The move that it makes next.

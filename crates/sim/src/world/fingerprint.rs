@@ -22,19 +22,23 @@ impl<P: Policy> World<P> {
                 TaskState::Runnable => 1,
                 TaskState::Finished | TaskState::Killed => 2,
                 TaskState::Waiting(token) => {
-                    3 + u16::from(faults.rank_of_token(super::vcpu_id(task.cpu), token))
+                    3 + u64::from(faults.rank_of_token(super::vcpu_id(task.cpu), token))
                 }
             };
             let doomed = task.doomed && !task.is_over();
-            (task.at, task.laps, state, task.cpu).hash(&mut hasher);
-            (task.tried, task.met_failure, doomed, task.again.min(2)).hash(&mut hasher);
+            let flags = bits([task.tried, task.met_failure, doomed]);
+            let again = u64::from(task.again.min(2));
+            (task.at, task.laps, task.cpu).hash(&mut hasher);
+            (state << 8 | again << 4 | flags).hash(&mut hasher);
         }
         for (v, (cpu, thread)) in machine.guest.cpus.iter().zip(&machine.threads).enumerate() {
             let rank = |token| faults.rank_of_token(super::vcpu_id(v), token);
             let ready = cpu.ready.map(|(token, error)| (rank(token), error));
             (cpu.running(), ready).hash(&mut hasher);
-            (thread.place, thread.next, thread.kicked).hash(&mut hasher);
-            (thread.early_sigbus, thread.acks_due, thread.stopped_for).hash(&mut hasher);
+            let flags = bits([thread.kicked]);
+            (thread.place, thread.next).hash(&mut hasher);
+            (u64::from(thread.acks_due) << 8 | flags).hash(&mut hasher);
+            (thread.early_sigbus, thread.stopped_for).hash(&mut hasher);
         }
         machine.mapped.hash(&mut hasher);
         if let Some(pager) = &machine.pager {
@@ -82,6 +86,13 @@ impl<P: Policy> World<P> {
         self.left.hash(&mut hasher);
         hasher.value()
     }
+}
+
+/// One bit for each.
+fn bits<const N: usize>(flags: [bool; N]) -> u64 {
+    flags
+        .iter()
+        .fold(0, |bits, &flag| bits << 1 | u64::from(flag))
 }
 
 /// Two multiplicative hashes side by side: no key, no randomness, 128 bits.

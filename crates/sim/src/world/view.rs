@@ -136,7 +136,7 @@ impl<P: Policy> World<P> {
                     may_go_async: false,
                     halted_for: None,
                     halt_answered: false,
-                    ..thread.clone()
+                    ..*thread
                 })
                 .collect(),
             mapped: machine.mapped.clone(),
