@@ -48,6 +48,9 @@ use promises::Promises;
 
 use crate::model::{Class, Model, Next};
 
+/// Steps of a state, or what comes of one: seldom are there more.
+const ENOUGH: usize = 16;
+
 /// The steps of one action: a step, and what the schedulers that it raised questions of answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Action(pub Vec<Step>);
@@ -131,7 +134,7 @@ impl System {
             into.push(next);
             return happened;
         }
-        let mut answers = Vec::new();
+        let mut answers = Vec::with_capacity(ENOUGH);
         taken.world.steps(&mut answers);
         let last = answers.pop();
         for answer in answers {
@@ -214,9 +217,9 @@ impl Model for System {
         into: &mut Vec<Next<Action, Situation>>,
         spare: &mut Vec<Situation>,
     ) {
-        let mut steps = Vec::new();
+        let mut steps = Vec::with_capacity(ENOUGH);
         state.world.steps(&mut steps);
-        let mut happened = Vec::new();
+        let mut happened = Vec::with_capacity(ENOUGH);
         for step in steps {
             if self.is_left_out(state, &step) {
                 continue;

@@ -248,6 +248,7 @@ impl<P: Policy> Machine<P> {
     }
 
     /// Carries out effects of both machines until neither has any, and passes their timers on.
+    #[inline]
     fn settle(&mut self) {
         loop {
             if let Some(effect) = self.faults.poll_effect() {

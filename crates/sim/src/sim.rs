@@ -367,11 +367,13 @@ impl<P: Policy> Sim<P> {
 
     /// Takes what followed from a step, and answers the schedulers.
     fn settle(&mut self) {
-        self.take_outputs();
-        while let Some(pick) = self.machine.pick() {
+        loop {
+            self.take_outputs();
+            let Some(pick) = self.machine.pick() else {
+                break;
+            };
             let task = self.scheduler.choose(pick, &self.machine);
             self.apply(Input::Switch(pick.vcpu, task));
-            self.take_outputs();
         }
         self.have_pager_go_on();
     }
