@@ -61,9 +61,10 @@ macro_rules! mistaken {
 }
 #[cfg(not(any(test, feature = "defects")))]
 macro_rules! mistaken {
-    ($pager:expr, $mistake:ident) => {
+    ($pager:expr, $mistake:ident) => {{
+        let _ = &$pager;
         false
-    };
+    }};
 }
 use mistaken;
 
