@@ -18,7 +18,7 @@ impl Pager {
 
     /// What is recorded, as the next machine of pages takes it.
     fn recorded(&self) -> impl Iterator<Item = RecordedPage> + '_ {
-        self.records.iter().map(|&record| match record {
+        self.records.iter().map(move |&record| match record {
             PageRecord::Intent if mistaken!(self, IntentTrusted) => RecordedPage::Present,
             PageRecord::Removed if mistaken!(self, RemovalForgotten) => RecordedPage::Absent,
             record => record.recorded(failure()),
