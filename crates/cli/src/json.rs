@@ -66,26 +66,14 @@ pub(crate) struct Stats<'a> {
     kvm: Option<&'a Counters>,
     apf: Option<&'a Counters>,
     pager: Option<&'a Counters>,
-    sim: Option<Simulated>,
+    sim: Option<Simulated<'a>>,
 }
 
 #[derive(Serialize, Debug)]
-struct Simulated {
-    steps: u64,
-    faults: u64,
-    asynchronous: u64,
-    synchronous: u64,
-    refused_healthy: u64,
-    halts: u64,
-    readies: u64,
-    reports: u64,
-    wrong_reports: u64,
-    unclaimed: u64,
-    killed: u64,
+struct Simulated<'a> {
+    #[serde(flatten)]
+    counts: &'a Counts,
     told: u64,
-    max_attempts: u8,
-    max_retries: u64,
-    max_asked_again: u64,
 }
 
 impl<'a> Output<'a> {
@@ -165,51 +153,10 @@ impl<'a> Stats<'a> {
             kvm: (!kvm.is_empty()).then_some(kvm),
             apf: (!apf.is_empty()).then_some(apf),
             pager: (!pager.is_empty()).then_some(pager),
-            sim: ran
-                .counts
-                .as_ref()
-                .map(|counts| Simulated::of(counts, ran.told)),
-        }
-    }
-}
-
-impl Simulated {
-    fn of(counts: &Counts, told: u64) -> Simulated {
-        let Counts {
-            steps,
-            faults,
-            asynchronous,
-            synchronous,
-            refused_healthy,
-            halts,
-            readies,
-            reports,
-            wrong_reports,
-            unclaimed,
-            killed,
-            // No flag has the worker killed.
-            deaths: _,
-            wrong_pages: _,
-            max_attempts,
-            max_retries,
-            max_asked_again,
-        } = *counts;
-        Simulated {
-            steps,
-            faults,
-            asynchronous,
-            synchronous,
-            refused_healthy,
-            halts,
-            readies,
-            reports,
-            wrong_reports,
-            unclaimed,
-            killed,
-            told,
-            max_attempts,
-            max_retries,
-            max_asked_again,
+            sim: ran.counts.as_ref().map(|counts| Simulated {
+                counts,
+                told: ran.told,
+            }),
         }
     }
 }

@@ -24,12 +24,15 @@
 //!   not here.
 
 pub(crate) mod bits;
+mod effects;
 mod guest;
 mod happened;
+mod interrupts;
 mod mapped;
 pub(crate) mod pager;
 mod pages;
 mod setup;
+mod tasks;
 mod threads;
 
 use std::collections::VecDeque;
@@ -170,7 +173,7 @@ impl<P: Policy> Machine<P> {
         self.threads[v].place == Place::Guest
     }
 
-    /// Whether the source was repaired for the page.
+    /// Whether the source has the page again, whether it has said so or not.
     pub fn is_repaired(&self, page: PageIndex) -> bool {
         self.repaired.contains(page.get() as usize)
     }
@@ -229,6 +232,7 @@ impl<P: Policy> Machine<P> {
         match input {
             Input::Enter(v) => self.entry(v),
             Input::Touch(v) => self.touch(v),
+            Input::IrqsOn(v) => self.irqs_on(v),
             Input::Switch(v, task) => self.switch(v, task),
             Input::Tick(v) => self.tick(v),
             Input::Ack(v) => self.ack(v),
@@ -237,6 +241,7 @@ impl<P: Policy> Machine<P> {
             Input::FaultsTimer(timer) => drop(self.faults.handle_timer(timer)),
             Input::Apf(v, on) => self.change_apf(v, on),
             Input::Repair(page) => self.repair(page),
+            Input::Mend(page) => self.repaired.insert(page.get() as usize),
             Input::Relapse(page) => self.repaired.remove(page.get() as usize),
             Input::Remove(page) => self.remove(page),
             Input::Kill(task) => self.kill(task),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
 use surefault_core::run::RunResult;
 
 /// The result that any machine gives, and what only this one can count.
@@ -16,8 +17,9 @@ pub struct SimResult {
     pub measured: Measured,
 }
 
-/// What was counted on the way.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// What was counted on the way. Written with `serde`, it is `stats.sim` of `surefault run`, where the
+/// tasks that were told are added.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Counts {
     /// Events played.
     pub steps: u64,
@@ -34,6 +36,8 @@ pub struct Counts {
     pub halts: u64,
     /// Events "page ready" given to the guest.
     pub readies: u64,
+    /// Entries at which "ready" had to wait, because the guest had interrupts off.
+    pub held: u64,
     /// Reports.
     pub reports: u64,
     /// Reports of a page that the plan does not fail, or that the task on the vCPU did not touch.
@@ -43,8 +47,10 @@ pub struct Counts {
     /// Tasks that the guest killed.
     pub killed: u64,
     /// How often the worker that serves the pages was killed.
+    #[serde(skip)]
     pub deaths: u64,
     /// How often a page had old data put in place, or zeros instead of its data.
+    #[serde(skip)]
     pub wrong_pages: u64,
     /// The most attempts at a page that a report names.
     pub max_attempts: u8,

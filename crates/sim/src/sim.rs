@@ -58,6 +58,8 @@ enum Event {
     Apf(Vcpu, bool),
     /// The source can provide a page again.
     Repair(PageIndex),
+    /// It can, and says nothing.
+    Mend(PageIndex),
     /// The balloon takes a page.
     Remove(PageIndex),
     /// The pager takes a step.
@@ -73,6 +75,8 @@ struct Clock {
     next: Option<Move>,
     /// It has made one.
     has_started: bool,
+    /// The stretch with interrupts off is over then.
+    irqs_on_at: Option<Duration>,
     /// Its counting task runs since then.
     counts_since: Option<Duration>,
     /// The policy has had its asynchronous faults off since then.
@@ -195,6 +199,9 @@ impl<P: Policy> Sim<P> {
         for &(at, page) in &self.spec.repairs {
             self.agenda.after(at, Event::Repair(page));
         }
+        for &(at, page) in &self.spec.mends {
+            self.agenda.after(at, Event::Mend(page));
+        }
         for &(at, page) in &self.spec.removals {
             self.agenda.after(at, Event::Remove(page));
         }
@@ -298,6 +305,10 @@ impl<P: Policy> Sim<P> {
         Some(match self.clocks[v].next.take()? {
             Move::Enter => Input::Enter(v),
             Move::Touch => Input::Touch(v),
+            Move::IrqsOn => {
+                self.clocks[v].irqs_on_at = None;
+                Input::IrqsOn(v)
+            }
         })
     }
 
@@ -321,6 +332,8 @@ impl<P: Policy> Sim<P> {
             }
             Event::Repair(page) if !self.machine.can_repair(page) => return None,
             Event::Repair(page) => Input::Repair(page),
+            Event::Mend(page) if !self.machine.can_mend(page) => return None,
+            Event::Mend(page) => Input::Mend(page),
             Event::Remove(page) if !self.machine.can_remove(page) => return None,
             Event::Remove(page) => {
                 self.failed.forget(page);
@@ -409,6 +422,12 @@ impl<P: Policy> Sim<P> {
                     Move::Enter if !clock.has_started => Duration::ZERO,
                     Move::Enter => EXIT,
                     Move::Touch => TOUCH,
+                    // Whatever takes the vCPU out meanwhile does not make it longer.
+                    Move::IrqsOn => {
+                        let now = self.agenda.now();
+                        let at = *clock.irqs_on_at.get_or_insert(now + self.spec.irqs_off_for);
+                        at.saturating_sub(now)
+                    }
                 };
                 clock.has_started = true;
                 self.agenda.move_after(after, v);

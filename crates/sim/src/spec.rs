@@ -40,8 +40,11 @@ pub struct SimSpec {
     pub ack_delay: Duration,
     /// Accesses to these pages come from the guest's kernel: it cannot be told "not present".
     pub kernel: BTreeSet<PageIndex>,
-    /// Accesses to these pages come with interrupts off.
+    /// Accesses to these pages come from the guest's kernel with interrupts off, from the first of them
+    /// in a row to the last.
     pub irqs_off: BTreeSet<PageIndex>,
+    /// From the last of them until the guest turns interrupts on.
+    pub irqs_off_for: Duration,
     /// A task that is woken goes on on the next vCPU.
     pub migrate: bool,
     /// Failures are remembered, tried again within the budget of `run`, and end at its deadline.
@@ -49,10 +52,14 @@ pub struct SimSpec {
     pub keeps_record: bool,
     /// When the worker that serves the pages is killed.
     pub deaths: Deaths,
+    /// How long a failure is remembered; until it is healed when `None`.
+    pub failure_ttl: Option<Duration>,
     /// Pages that fail at times: how many of 100 attempts do. They come on top of the fault plan.
     pub intermittent: BTreeMap<PageIndex, u8>,
-    /// When pages that fail are repaired, for good.
+    /// When pages that fail are repaired, for good, and announced.
     pub repairs: Vec<(Duration, PageIndex)>,
+    /// When the source has pages again that fail, without a word.
+    pub mends: Vec<(Duration, PageIndex)>,
     /// When the balloon takes pages, which read as zeros from then on.
     pub removals: Vec<(Duration, PageIndex)>,
     /// How often an access may be taken again after "ready" before the run is given up as looped;
@@ -144,11 +151,14 @@ impl SimSpec {
             ack_delay: Duration::ZERO,
             kernel: BTreeSet::new(),
             irqs_off: BTreeSet::new(),
+            irqs_off_for: Duration::ZERO,
             migrate: false,
             keeps_record: true,
             deaths: Deaths::default(),
+            failure_ttl: None,
             intermittent: BTreeMap::new(),
             repairs: Vec::new(),
+            mends: Vec::new(),
             removals: Vec::new(),
             loop_limit: None,
             scheduling: Scheduling::RoundRobin,
@@ -236,6 +246,7 @@ impl SimSpec {
                 1
             },
             deadline: self.run.deadline,
+            failure_ttl: self.failure_ttl.filter(|_| self.keeps_record),
             range_patience: self.run.deadline / 2,
             ..ResidencyConfig::default()
         }
@@ -254,7 +265,7 @@ impl SimSpec {
         if (self.run.on_error, self.host) == (OnError::Guest, Host::LinuxAlone) {
             return Err(SimError::NobodyTells);
         }
-        let times = self.repairs.iter().chain(&self.removals);
+        let times = self.repairs.iter().chain(&self.mends).chain(&self.removals);
         let listed = self.kernel.iter().chain(&self.irqs_off);
         let pages = times
             .map(|(_, page)| page)

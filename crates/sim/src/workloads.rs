@@ -9,6 +9,7 @@ mod file;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use surefault_core::faults::Paging;
@@ -29,6 +30,8 @@ const BEFORE: usize = 3;
 const AFTER: usize = 5;
 /// When the source is repaired, where it is.
 const REPAIRED_AT: Duration = Duration::from_millis(20);
+/// How long a task that has turned interrupts off goes on like that, at the end of its accesses.
+const MASKED_FOR: Duration = Duration::from_micros(300);
 /// Of 100 attempts at a flaky page so many fail.
 const FLAKY_PERCENT: u8 = 50;
 
@@ -84,6 +87,8 @@ workloads! {
     Shadow => "shadow", 16, 4, 1;
     /// The pages are repaired after 20 ms; whoever is stopped waits for it.
     Repair => "repair", 16, 4, 1;
+    /// Every task turns interrupts off twice, for 300 us each: "ready" waits.
+    Masked => "masked", 16, 4, 1;
     /// Thousands of pages that never come, all tasks at them.
     Storm => "storm", 64, 4096, 2;
 }
@@ -130,6 +135,24 @@ pub enum SizeError {
         /// Tasks.
         tasks: u16,
     },
+    /// Something is said of a page that no task of this size has.
+    #[error("there is no page {page}: there are {pages}")]
+    NoSuchPage {
+        /// The field that names it.
+        field: &'static str,
+        /// The page.
+        page: PageIndex,
+        /// How many there are.
+        pages: u64,
+    },
+    /// Something is said of a task that there is not.
+    #[error("there is no task {task}: there are {tasks}")]
+    NoSuchTask {
+        /// The task.
+        task: u32,
+        /// How many there are.
+        tasks: u16,
+    },
     /// More of something than the simulated machine is made for.
     #[error("{what} is {value}, at most {most}")]
     TooMany {
@@ -146,9 +169,11 @@ pub enum SizeError {
 }
 
 impl SizeError {
-    /// The numbers that contradict, the first to blame first: `tasks`, `failing`, `vcpus`.
-    pub fn fields(&self) -> &'static [&'static str] {
+    /// What contradicts, the first to blame first: `tasks`, `failing`, `vcpus`, or a field of a file.
+    pub fn fields(&self) -> &[&'static str] {
         match self {
+            SizeError::NoSuchPage { field, .. } => std::slice::from_ref(field),
+            SizeError::NoSuchTask { .. } => &["killed"],
             SizeError::Zero(what) | SizeError::TooMany { what, .. } => match *what {
                 "tasks" => &["tasks"],
                 _ => &["vcpus"],
@@ -218,21 +243,16 @@ pub fn spec(
     seed: u64,
 ) -> Result<SimSpec, SizeError> {
     size.check(kind)?;
-    let (lists, failing, pages) = match kind {
-        WorkloadKind::Collide => deal(size, &colliding(size)),
-        _ => deal(size, &in_order(size)),
+    let failing = failing(kind, size);
+    let (lists, pages) = deal(size, &failing);
+    let plan = match kind {
+        WorkloadKind::Flaky => plan(seed, &[], FailureMode::Permanent),
+        _ => plan(seed, &failing, FailureMode::Permanent),
     };
-    let latency = Latency::new(Duration::from_micros(20), Duration::from_millis(1));
-    let mut plan = FaultPlan::new(seed, latency.expect("the right way round"));
-    if kind != WorkloadKind::Flaky {
-        // Neighbours in one range: a plan is looked up for every attempt.
-        let neighbours = failing.chunk_by(|a, b| a.get() + 1 == b.get());
-        plan.push(Rule {
-            pages: PageSet::Ranges(neighbours.map(|run| (run[0], run[run.len() - 1])).collect()),
-            mode: FailureMode::Permanent,
-            latency: None,
-        });
-    }
+    let masked = match kind {
+        WorkloadKind::Masked => lists.iter().flat_map(|list| masked(list)).collect(),
+        _ => BTreeSet::new(),
+    };
     let mut spec = SimSpec {
         workload: Some(Workload::new(pages, lists)?),
         keeps_record: policy == PolicyKind::Exact,
@@ -265,6 +285,10 @@ pub fn spec(
         WorkloadKind::Kernel => {
             spec.irqs_off = failing.iter().copied().skip(1).step_by(4).collect();
             spec.kernel = failing.into_iter().collect();
+        }
+        WorkloadKind::Masked => {
+            spec.irqs_off = masked;
+            spec.irqs_off_for = MASKED_FOR;
         }
         WorkloadKind::Migrate => spec.migrate = true,
         WorkloadKind::Shadow => spec.paging = Paging::Shadow,
@@ -308,8 +332,39 @@ fn colliding(size: Size) -> Vec<PageIndex> {
         .collect()
 }
 
+/// The pages that fail.
+fn failing(kind: WorkloadKind, size: Size) -> Vec<PageIndex> {
+    match kind {
+        WorkloadKind::Collide => colliding(size),
+        _ => in_order(size),
+    }
+}
+
+/// A source that takes 20 us to 1 ms, and fails these pages so.
+fn plan(seed: u64, failing: &[PageIndex], mode: FailureMode) -> FaultPlan {
+    let latency = Latency::new(Duration::from_micros(20), Duration::from_millis(1));
+    let mut plan = FaultPlan::new(seed, latency.expect("the right way round"));
+    if !failing.is_empty() {
+        // Neighbours in one range: a plan is looked up for every attempt.
+        let neighbours = failing.chunk_by(|a, b| a.get() + 1 == b.get());
+        plan.push(Rule {
+            pages: PageSet::Ranges(neighbours.map(|run| (run[0], run[run.len() - 1])).collect()),
+            mode,
+            latency: None,
+        });
+    }
+    plan
+}
+
+/// The pages that a task accesses with interrupts off: one before those that fail, two in a row after
+/// them.
+fn masked(list: &[Touch]) -> impl Iterator<Item = PageIndex> {
+    let last = list.len() - 1;
+    [1, last - 2, last - 1].map(|at| list[at].page).into_iter()
+}
+
 /// Deals failing pages and as many healthy ones as are needed to the tasks.
-fn deal(size: Size, failing: &[PageIndex]) -> (Vec<Vec<Touch>>, Vec<PageIndex>, PageCount) {
+fn deal(size: Size, failing: &[PageIndex]) -> (Vec<Vec<Touch>>, PageCount) {
     let mut healthy = (0..)
         .map(PageIndex::new)
         .filter(|page| failing.binary_search(page).is_err());
@@ -329,5 +384,5 @@ fn deal(size: Size, failing: &[PageIndex]) -> (Vec<Vec<Touch>>, Vec<PageIndex>, 
         .collect();
     let last = lists.iter().flatten().map(|touch| touch.page.get()).max();
     let pages = PageCount::new(u64::from(last.unwrap_or(0)) + 1);
-    (lists, failing.to_vec(), pages)
+    (lists, pages)
 }

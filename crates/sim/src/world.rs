@@ -72,6 +72,8 @@ pub struct Budgets {
     pub kills: u8,
     /// [`Step::Repair`].
     pub repairs: u8,
+    /// [`Step::Mend`].
+    pub mends: u8,
     /// [`Step::Relapse`].
     pub relapses: u8,
     /// [`Step::Remove`].
@@ -94,6 +96,7 @@ impl Budgets {
         Budgets {
             kills: n,
             repairs: n,
+            mends: n,
             relapses: n,
             removals: n,
             apf_changes: n,
@@ -106,6 +109,7 @@ impl Budgets {
         match step {
             Step::Kill(_) => Some(&mut self.kills),
             Step::Repair(_) => Some(&mut self.repairs),
+            Step::Mend(_) => Some(&mut self.mends),
             Step::Relapse(_) => Some(&mut self.relapses),
             Step::Remove(_) => Some(&mut self.removals),
             Step::Apf(..) => Some(&mut self.apf_changes),
@@ -113,6 +117,7 @@ impl Budgets {
             Step::Die => Some(&mut self.deaths),
             Step::Enter(_)
             | Step::Touch(_)
+            | Step::IrqsOn(_)
             | Step::Switch(..)
             | Step::Tick(_)
             | Step::Ack(_)
@@ -235,6 +240,7 @@ impl<P: Policy> World<P> {
             match thread.next {
                 Some(Move::Enter) => into.push(Step::Enter(vcpu)),
                 Some(Move::Touch) => into.push(Step::Touch(vcpu)),
+                Some(Move::IrqsOn) => into.push(Step::IrqsOn(vcpu)),
                 None => {}
             }
             if machine.can_tick(v) {
@@ -335,6 +341,9 @@ impl<P: Policy> World<P> {
         for page in pages.map(PageIndex::new) {
             if self.left.repairs > 0 && machine.can_repair(page) {
                 into.push(Step::Repair(page));
+            }
+            if self.left.mends > 0 && machine.can_mend(page) {
+                into.push(Step::Mend(page));
             }
             let relapses = machine.setup.is_failing(page) && machine.is_repaired(page);
             if self.left.relapses > 0 && relapses {

@@ -130,7 +130,9 @@ impl Claims {
             Claim::Pager(PagerParty::Hands) => others + 3,
             Claim::Pager(PagerParty::Supervisor) => others + 4,
             Claim::Pager(PagerParty::Remover(page)) => others + 5 + page.get(),
-            Claim::Interrupt(_) | Claim::Run(_) | Claim::Answer(..) => return None,
+            Claim::IrqsOn(_) | Claim::Interrupt(_) | Claim::Run(_) | Claim::Answer(..) => {
+                return None;
+            }
         })
     }
 }

@@ -121,6 +121,8 @@ impl Config {
     pub const ONE_OF_EACH: Budgets = Budgets {
         kills: 1,
         repairs: 1,
+        // A repair that is not announced differs from a later one that is only in what is remembered.
+        mends: 0,
         relapses: 1,
         removals: 1,
         apf_changes: 1,

@@ -68,6 +68,7 @@ pub(super) fn broken(from: &Situation, taken: &Taken) -> u32 {
             Happened::Queued { .. }
             | Happened::Waits { .. }
             | Happened::Halted(_)
+            | Happened::Held(_)
             | Happened::Woken { .. }
             | Happened::Settled { .. }
             | Happened::Ended { .. } => {}

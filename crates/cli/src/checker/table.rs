@@ -6,6 +6,7 @@ use surefault_check::{Counterexample, Verdict};
 use surefault_sim::world::Step;
 
 use super::Row;
+use crate::output::aligned;
 
 /// A column a policy, a row a property; below, what was found.
 pub(super) fn text(rows: &[Row]) -> String {
@@ -31,7 +32,7 @@ pub(super) fn text(rows: &[Row]) -> String {
     lines.push(number("seconds", |row| {
         format!("{:.1}", row.checked.elapsed.as_secs_f64())
     }));
-    write_aligned(&mut text, &lines);
+    text.push_str(&aligned("", &lines));
     let _ = writeln!(
         text,
         "\nholds: on every interleaving. A number: steps to where it is broken. N + M: steps to a cycle \
@@ -67,24 +68,5 @@ fn write_way(text: &mut String, way: &Counterexample<Step>) {
     }
     for step in &way.cycle {
         let _ = writeln!(text, "  {step}");
-    }
-}
-
-/// The first column to the left, the others to the right.
-fn write_aligned(text: &mut String, lines: &[Vec<String>]) {
-    let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    for line in lines {
-        let mut written = String::new();
-        for (column, cell) in line.iter().enumerate() {
-            let width = width(column);
-            let _ = match column {
-                0 => write!(written, "{cell:<width$}"),
-                _ => write!(written, "  {cell:>width$}"),
-            };
-        }
-        let _ = writeln!(text, "{}", written.trim_end());
     }
 }

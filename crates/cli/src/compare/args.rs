@@ -14,8 +14,8 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_enum, default_value_t = MachineChoice::Sim)]
     pub(crate) machine: MachineChoice,
 
-    /// A workload by name (one, crowd, ghost, collide, flaky, kernel, migrate, shadow, repair, storm)
-    /// or a TOML file that changes one. May be given several times [default: all that ship].
+    /// A workload by name (one, crowd, ghost, collide, flaky, kernel, migrate, shadow, repair, masked,
+    /// storm) or a TOML file that changes one. May be given several times [default: all that ship].
     #[arg(long, value_name = "NAME|FILE")]
     pub(crate) workload: Vec<String>,
 

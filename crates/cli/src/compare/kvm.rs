@@ -67,6 +67,7 @@ pub(super) fn refusal(kind: WorkloadKind) -> Option<&'static str> {
         WorkloadKind::Shadow => {
             Some("asynchronous faults from user space follow the rules of two-dimensional paging")
         }
+        WorkloadKind::Masked => Some("the built-in guest's tasks never turn interrupts off"),
         WorkloadKind::Storm => Some("it takes hours on real vCPUs"),
     }
 }

@@ -6,6 +6,7 @@ use surefault_sim::Histogram;
 use surefault_sim::compare::Row;
 
 use super::Played;
+use crate::output::aligned;
 
 const HEAD: [&str; 11] = [
     "policy",
@@ -47,7 +48,7 @@ pub(super) fn text(played: &Played, seeds: u64) -> String {
     );
     let mut lines: Vec<Vec<String>> = vec![HEAD.map(str::to_owned).to_vec()];
     lines.extend(rows.iter().map(cells));
-    write_aligned(&mut text, &lines);
+    text.push_str(&aligned("  ", &lines));
     for row in rows.iter().filter(|row| row.unclaimed > 0) {
         let _ = writeln!(text, "  {}: {} errors unclaimed", row.policy, row.unclaimed);
     }
@@ -100,25 +101,6 @@ fn time(micros: u64) -> String {
         1_000..10_000 => format!("{}.{}ms", micros / 1_000, micros % 1_000 / 100),
         10_000..1_000_000 => format!("{}ms", micros / 1_000),
         _ => format!("{}.{}s", micros / 1_000_000, micros % 1_000_000 / 100_000),
-    }
-}
-
-/// The first column to the left, the others to the right.
-fn write_aligned(text: &mut String, lines: &[Vec<String>]) {
-    let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    for line in lines {
-        let mut written = String::new();
-        for (column, cell) in line.iter().enumerate() {
-            let width = width(column);
-            let _ = match column {
-                0 => write!(written, "  {cell:<width$}"),
-                _ => write!(written, "  {cell:>width$}"),
-            };
-        }
-        let _ = writeln!(text, "{}", written.trim_end());
     }
 }
 

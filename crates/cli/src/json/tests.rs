@@ -75,6 +75,7 @@ pub(crate) fn simulated() -> Ran {
             refused_healthy: 0,
             halts: 2,
             readies: 18,
+            held: 9,
             reports: 1,
             wrong_reports: 0,
             unclaimed: 3,

@@ -20,7 +20,8 @@ pub(crate) struct Output {
     no_loop: Option<String>,
     cycle: Option<usize>,
     steps: Vec<Step>,
-    counts: Counts,
+    counts: Tally,
+    digest: String,
     trace: String,
 }
 
@@ -29,24 +30,6 @@ struct Step {
     step: String,
     kind: &'static str,
     happened: Vec<String>,
-}
-
-#[derive(Serialize, Debug)]
-struct Counts {
-    faults: u64,
-    retries: u64,
-    asked_again: u64,
-    synchronous: u64,
-    refused: u64,
-    reports: u64,
-    wrong_reports: u64,
-    told: u64,
-    killed: u64,
-    unclaimed: u64,
-    owed: u64,
-    off: u64,
-    deaths: u64,
-    wrong_pages: u64,
 }
 
 impl Output {
@@ -65,7 +48,8 @@ impl Output {
             no_loop: replayed.no_loop.as_ref().map(ToString::to_string),
             cycle: replayed.cycle,
             steps: replayed.lines.iter().map(Step::of).collect(),
-            counts: Counts::of(&replayed.tally),
+            counts: replayed.tally,
+            digest: format!("{:016x}", replayed.digest()),
             trace: played.trace.to_string(),
         }
     }
@@ -86,44 +70,6 @@ impl Step {
                 .flatten()
                 .map(ToString::to_string)
                 .collect(),
-        }
-    }
-}
-
-impl Counts {
-    fn of(tally: &Tally) -> Counts {
-        let Tally {
-            faults,
-            retries,
-            asked_again,
-            synchronous,
-            refused,
-            reports,
-            wrong_reports,
-            told,
-            killed,
-            unclaimed,
-            off,
-            owed,
-            deaths,
-            wrong_pages,
-            reported: _,
-        } = *tally;
-        Counts {
-            faults,
-            retries,
-            asked_again,
-            synchronous,
-            refused,
-            reports,
-            wrong_reports,
-            told,
-            killed,
-            unclaimed,
-            owed,
-            off,
-            deaths,
-            wrong_pages,
         }
     }
 }

@@ -56,6 +56,7 @@ fn ending(text: &mut String, played: &Played) {
         Ending::Looped => "the cycle leads back to where it began, and goes on for ever",
         Ending::Open => "the steps are over, and nothing else is",
     };
+    let _ = writeln!(text, "digest {:016x}", replayed.digest());
     let _ = writeln!(text, "{}: {what}", replayed.ending.as_str());
     if let Some(reason) = &replayed.no_loop {
         let _ = writeln!(text, "no loop: {reason}");

@@ -73,6 +73,7 @@ fn workloads_and_sizes_that_are_wrong() {
     for (workload, why) in [
         ("kernel", "touches no page"),
         ("migrate", "stay on their vCPU"),
+        ("masked", "never turn interrupts off"),
         ("shadow", "two-dimensional"),
         ("storm", "hours"),
     ] {

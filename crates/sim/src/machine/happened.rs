@@ -18,6 +18,8 @@ pub enum Input {
     Enter(Vcpu),
     /// The vCPU's task touches its next page.
     Touch(Vcpu),
+    /// The vCPU's task turns interrupts on again.
+    IrqsOn(Vcpu),
     /// The scheduler of the vCPU's guest lets this task run. The answer to [`Pick`].
     Switch(Vcpu, TaskId),
     /// The vCPU's timer interrupt: the end of an artificial halt, or of a time slice.
@@ -34,6 +36,8 @@ pub enum Input {
     Apf(Vcpu, bool),
     /// The source can provide the page again, for good, and says so.
     Repair(PageIndex),
+    /// It can again, and says nothing.
+    Mend(PageIndex),
     /// It cannot any more.
     Relapse(PageIndex),
     /// The balloon takes the page: it reads as zeros from now on.
@@ -55,6 +59,8 @@ pub enum Move {
     Enter,
     /// [`Input::Touch`].
     Touch,
+    /// [`Input::IrqsOn`].
+    IrqsOn,
 }
 
 /// The scheduler of a guest has to say which task runs: [`Input::Switch`].
@@ -146,6 +152,8 @@ pub enum Happened {
         /// With the error word.
         error: bool,
     },
+    /// "Ready" waits, because the guest has interrupts off.
+    Held(Vcpu),
     /// A task can go on.
     Woken {
         /// Who.
@@ -238,6 +246,9 @@ impl fmt::Display for Happened {
             Happened::Ready { error: false, .. } => write!(f, "the guest is told \"ready\""),
             Happened::Ready { error: true, .. } => {
                 write!(f, "the guest is told \"ready\", with an error")
+            }
+            Happened::Held(vcpu) => {
+                write!(f, "vCPU {vcpu} has interrupts off: \"ready\" waits")
             }
             Happened::Woken { task, .. } => write!(f, "task {task} is woken"),
             Happened::Settled { page, outcome } => match outcome {

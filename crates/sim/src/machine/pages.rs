@@ -75,6 +75,15 @@ impl<P: Policy> Machine<P> {
         }
     }
 
+    /// The same for somebody who wants it: a failure whose time is over is not taken for one.
+    pub(super) fn state_now(&mut self, page: PageId) -> PageState {
+        let expires = self.setup.residency.failure_ttl.is_some();
+        if expires && matches!(self.state(page), PageState::Failed(_)) {
+            self.demand(page);
+        }
+        self.state(page)
+    }
+
     /// A demand has ended, and everybody who waits for the page hears of it.
     fn settled(&mut self, page: PageId, outcome: PageOutcome) {
         if let PageOutcome::Failed(_) = outcome {
@@ -143,6 +152,11 @@ impl<P: Policy> Machine<P> {
     pub(crate) fn can_repair(&self, page: PageIndex) -> bool {
         let failed = matches!(self.state(page_id(page)), PageState::Failed(_));
         self.setup.is_failing(page) && (failed || !self.is_repaired(page))
+    }
+
+    /// Whether the source still lacks the page.
+    pub(crate) fn can_mend(&self, page: PageIndex) -> bool {
+        self.setup.is_failing(page) && !self.is_repaired(page)
     }
 
     /// Whether there is anything to remove.

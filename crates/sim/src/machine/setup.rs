@@ -40,7 +40,8 @@ pub struct Setup {
     pub guest_reads_errors: bool,
     /// Accesses to these pages come from the guest's kernel.
     pub kernel: BTreeSet<PageIndex>,
-    /// Accesses to these pages come with interrupts off.
+    /// Accesses to these pages come from the guest's kernel with interrupts off, from the first of them
+    /// in a row to the last.
     pub irqs_off: BTreeSet<PageIndex>,
     /// A task that is woken goes on on the next vCPU.
     pub migrate: bool,
@@ -75,6 +76,11 @@ impl Setup {
                 .failing
                 .get(&page)
                 .is_some_and(|&mode| mode != FailureMode::Healthy)
+    }
+
+    /// Whether accesses to the page come from the guest's kernel: nobody else turns interrupts off.
+    pub fn is_kernel(&self, page: PageIndex) -> bool {
+        self.kernel.contains(&page) || self.irqs_off.contains(&page)
     }
 
     /// # Errors

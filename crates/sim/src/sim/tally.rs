@@ -63,6 +63,7 @@ impl<P: Policy> Sim<P> {
             }
             Happened::Halted(_) => counts.halts += 1,
             Happened::Ready { .. } => counts.readies += 1,
+            Happened::Held(_) => counts.held += 1,
             Happened::Woken { task, vcpu } => self.scheduler.woken(vcpu, task),
             Happened::Settled { page, outcome } => match outcome {
                 PageOutcome::Failed(_) => self.failed.note(page, self.agenda.now()),

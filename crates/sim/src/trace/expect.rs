@@ -2,12 +2,14 @@
 
 use core::fmt;
 
+use serde::Serialize;
 use surefault_core::faults::Fault;
 use surefault_core::policy::Policy;
 use surefault_core::run::TaskId;
 use thiserror::Error;
 
 use super::keys::{Wrong, one};
+use super::replay::Replayed;
 use crate::machine::{Ended, Happened, vcpu_id};
 use crate::world::World;
 
@@ -39,8 +41,8 @@ impl Ending {
     }
 }
 
-/// What was counted along a trace.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// What was counted along a trace. Written with `serde`, it is `counts` of `surefault replay`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Tally {
     /// Faults.
     pub faults: u64,
@@ -52,6 +54,8 @@ pub struct Tally {
     pub synchronous: u64,
     /// Faults on pages that do not fail which the policy alone sent the synchronous way.
     pub refused: u64,
+    /// Entries at which "ready" had to wait, because the guest had interrupts off.
+    pub held: u64,
     /// Reports.
     pub reports: u64,
     /// Reports of a page that does not fail, or that the task on the vCPU did not want.
@@ -71,6 +75,7 @@ pub struct Tally {
     /// How often a page had old data put in place, or zeros instead of its data.
     pub wrong_pages: u64,
     /// The last report, and whose registers the vCPU had.
+    #[serde(skip)]
     pub reported: Option<(Fault, Option<TaskId>)>,
 }
 
@@ -106,6 +111,7 @@ impl Tally {
                 Happened::Unclaimed(_) => self.unclaimed += 1,
                 Happened::Died => self.deaths += 1,
                 Happened::WrongPage { .. } => self.wrong_pages += 1,
+                Happened::Held(_) => self.held += 1,
                 Happened::Queued { .. }
                 | Happened::Halted(_)
                 | Happened::Ready { .. }
@@ -140,6 +146,7 @@ pub(super) const FACTS: &[Fact] = &[
     ("asked-again", |tally| Some(tally.asked_again)),
     ("synchronous", |tally| Some(tally.synchronous)),
     ("refused", |tally| Some(tally.refused)),
+    ("held", |tally| Some(tally.held)),
     ("reports", |tally| Some(tally.reports)),
     ("wrong-reports", |tally| Some(tally.wrong_reports)),
     ("told", |tally| Some(tally.told)),
@@ -158,6 +165,8 @@ pub enum Expected {
     Ending(Ending),
     /// A fact by its name, and its value; `none` is for those that are not always there.
     Fact(&'static str, Option<u64>),
+    /// `digest`: all that happened, to the last field.
+    Digest(u64),
 }
 
 /// Something else came of it.
@@ -176,8 +185,8 @@ impl Expected {
         let names: Vec<&str> = FACTS.iter().map(|(name, _)| *name).collect();
         let expected = || {
             format!(
-                "outcome and one of finished, reported, looped, open; or one of {} and a number or \
-                 none",
+                "outcome and one of finished, reported, looped, open; or digest and 16 hexadecimal \
+                 digits; or one of {} and a number or none",
                 names.join(", ")
             )
         };
@@ -188,6 +197,13 @@ impl Expected {
                 Some(Expected::Ending(found.0))
             };
             return one(value, &expected(), ending);
+        }
+        if *name == "digest" {
+            let digest = |word: &str| {
+                let digits = Some(word).filter(|word| word.len() == 16)?;
+                u64::from_str_radix(digits, 16).ok().map(Expected::Digest)
+            };
+            return one(value, &expected(), digest);
         }
         let (name, _) = FACTS
             .iter()
@@ -201,9 +217,11 @@ impl Expected {
     }
 
     /// Holds it against what came of the trace.
-    pub(super) fn check(&self, ending: Ending, tally: &Tally) -> Result<(), Mismatch> {
+    pub(super) fn check(&self, replayed: &Replayed) -> Result<(), Mismatch> {
+        let tally = &replayed.tally;
         let found = match self {
-            Expected::Ending(_) => Expected::Ending(ending),
+            Expected::Ending(_) => Expected::Ending(replayed.ending),
+            Expected::Digest(_) => Expected::Digest(replayed.digest()),
             Expected::Fact(name, _) => {
                 let fact = FACTS.iter().find(|(fact, _)| fact == name);
                 Expected::Fact(name, fact.and_then(|(_, value)| value(tally)))
@@ -221,6 +239,7 @@ impl Expected {
     fn value(&self) -> String {
         match self {
             Expected::Ending(ending) => ending.as_str().to_owned(),
+            Expected::Digest(digest) => format!("{digest:016x}"),
             Expected::Fact(_, value) => {
                 value.map_or_else(|| "none".to_owned(), |value| value.to_string())
             }
@@ -232,6 +251,7 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Expected::Ending(_) => write!(f, "outcome {}", self.value()),
+            Expected::Digest(_) => write!(f, "digest {}", self.value()),
             Expected::Fact(name, _) => write!(f, "{name} {}", self.value()),
         }
     }

@@ -144,12 +144,15 @@ fn patience(step: &Step) -> u64 {
     match step {
         Step::Switch(..) | Step::Enter(_) | Step::Touch(_) | Step::Ack(_) => 0,
         Step::Pager(_) => 1,
+        // Long enough for something to come meanwhile.
+        Step::IrqsOn(_) => 2,
         Step::Fetched { .. } => 4,
         Step::Tick(_) => 12,
         Step::PageTimer(crate::world::TimerKind::Backoff, _) => 6,
         Step::PageTimer(..) | Step::Unclaimed | Step::PolicyTimer(_) => 200,
         Step::Apf(..)
         | Step::Repair(_)
+        | Step::Mend(_)
         | Step::Relapse(_)
         | Step::Remove(_)
         | Step::Kill(_)
@@ -162,7 +165,12 @@ fn patience(step: &Step) -> u64 {
 fn waits_on(step: &Step) -> bool {
     matches!(
         step,
-        Step::Switch(..) | Step::Enter(_) | Step::Touch(_) | Step::Ack(_) | Step::Pager(_)
+        Step::Switch(..)
+            | Step::Enter(_)
+            | Step::Touch(_)
+            | Step::IrqsOn(_)
+            | Step::Ack(_)
+            | Step::Pager(_)
     )
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use surefault_core::faults::{FaultsConfig, Paging};
 use surefault_core::plan::FailureMode;
@@ -113,6 +114,9 @@ macro_rules! pages {
     };
 }
 
+/// How long a failure is remembered, where it is not for ever.
+const FAILURE_TTL: Duration = Duration::from_secs(1);
+
 const YES_NO: [(bool, &str); 2] = [(true, "yes"), (false, "no")];
 
 /// All keys, in the order in which they are written.
@@ -195,6 +199,16 @@ pub(super) const KEYS: &[Key] = &[
     word!("record", keeps_record, YES_NO),
     word!("page-records", records, YES_NO),
     number!("attempts", residency.attempts, u8),
+    Key {
+        name: "failure-ttl",
+        read: |head, words| {
+            // How long it is matters to nobody here: the timer is a step.
+            let ttl = choice(words, &YES_NO)?.then_some(FAILURE_TTL);
+            head.setup.residency.failure_ttl = ttl;
+            Ok(())
+        },
+        write: |setup| vec![spelled(&setup.residency.failure_ttl.is_some(), &YES_NO)],
+    },
     word!(
         "on-report",
         on_report,

@@ -58,18 +58,21 @@ pub enum TraceError {
 }
 
 /// A step's word, what comes after it, and how that is read.
-struct Verb {
-    name: &'static str,
+pub(super) struct Verb {
+    pub(super) name: &'static str,
     expected: &'static str,
     read: fn(&[&str]) -> Option<Step>,
 }
 
-const VERBS: &[Verb] = &[
+pub(super) const VERBS: &[Verb] = &[
     verb("enter", "a vCPU", |words| {
         Some(Step::Enter(vcpu(only(words)?)?))
     }),
     verb("touch", "a vCPU", |words| {
         Some(Step::Touch(vcpu(only(words)?)?))
+    }),
+    verb("irqs-on", "a vCPU", |words| {
+        Some(Step::IrqsOn(vcpu(only(words)?)?))
     }),
     verb("tick", "a vCPU", |words| {
         Some(Step::Tick(vcpu(only(words)?)?))
@@ -100,6 +103,9 @@ const VERBS: &[Verb] = &[
     }),
     verb("repair", "a page", |words| {
         Some(Step::Repair(page(only(words)?)?))
+    }),
+    verb("mend", "a page", |words| {
+        Some(Step::Mend(page(only(words)?)?))
     }),
     verb("relapse", "a page", |words| {
         Some(Step::Relapse(page(only(words)?)?))

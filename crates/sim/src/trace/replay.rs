@@ -1,5 +1,6 @@
 //! Plays a trace.
 
+use core::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use surefault_core::policy::{Policy, PolicyKind};
@@ -62,6 +63,18 @@ pub enum ReplayError {
     Setup(#[from] SimError),
 }
 
+/// FNV-1a of a text (Fowler, Noll, Vo 1991), 64 bits.
+struct Digest(u64);
+
+impl fmt::Write for Digest {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+        Ok(())
+    }
+}
+
 fn at_line(line: &Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(" (line {line})"))
 }
@@ -90,8 +103,20 @@ impl Replayed {
     /// All that is otherwise than `trace` expects.
     pub fn differences(&self, trace: &Trace) -> Vec<Mismatch> {
         let expected = trace.expected.iter();
-        let checked = expected.map(|expected| expected.check(self.ending, &self.tally));
+        let checked = expected.map(|expected| expected.check(self));
         checked.filter_map(Result::err).collect()
+    }
+
+    /// A number for everything that came of it: each step with all that happened, to the last field, and
+    /// the ending. Any build of the same rules comes to the same (FNV-1a over what `Debug` writes).
+    pub fn digest(&self) -> u64 {
+        let mut digest = Digest(0xcbf2_9ce4_8422_2325);
+        for line in &self.lines {
+            // Writing to it cannot fail.
+            let _ = write!(digest, "{} {:?};", line.step, line.happened);
+        }
+        let _ = write!(digest, "{:?}", self.ending);
+        digest.0
     }
 
     /// The steps that were played.

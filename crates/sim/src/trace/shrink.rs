@@ -1,9 +1,11 @@
 //! Makes a trace shorter that still shows the same: fewer tasks and touches first, then fewer steps.
 //!
 //! Whatever is left out, the rest is played as far as it is possible, and a loop is closed anew by
-//! leaving the machine to itself. What counts as a loop is said in
+//! leaving the machine to itself. The way to a loop is then the shortest there is, as far as all ways can be
+//! looked at. What counts as a loop is said in
 //! [`fairness`](crate::world::fairness), here as everywhere.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use surefault_core::policy::Policy;
@@ -19,6 +21,8 @@ use crate::world::{Budgets, Step, World};
 
 /// Steps in which a loop must close.
 const CLOSES_WITHIN: usize = 150;
+/// Worlds that are looked at for a shorter way to a loop.
+const LOOK_AT: usize = 20_000;
 /// Candidates that are tried at most.
 const TRIES: usize = 20_000;
 
@@ -92,6 +96,7 @@ pub fn shrink<P: Policy>(trace: &Trace, policy: &P) -> Result<Trace, ReplayError
         shrinker.fewer_touches();
         shrinker.fewer_steps();
         shrinker.shorter_cycle();
+        shrinker.shorter_way();
         if shrinker.best.steps.len() >= before || shrinker.tries >= TRIES {
             break;
         }
@@ -102,7 +107,7 @@ pub fn shrink<P: Policy>(trace: &Trace, policy: &P) -> Result<Trace, ReplayError
     best.expected
         .retain(|expected| !matches!(expected, Expected::Ending(_)));
     best.expected
-        .retain(|expected| expected.check(replayed.ending, &replayed.tally).is_ok());
+        .retain(|expected| expected.check(&replayed).is_ok());
     best.expected.insert(0, Expected::Ending(replayed.ending));
     Ok(best)
 }
@@ -214,6 +219,54 @@ impl<P: Policy> Shrinker<'_, P> {
         });
     }
 
+    /// The shortest way to any world of the cycle, which is turned so that it begins there.
+    fn shorter_way(&mut self) {
+        let Some(at) = self.best.cycle else { return };
+        let setup = self.best.setup.clone();
+        let policy = self.policy.clone();
+        let Ok(start) = World::with_policy(setup.clone(), Budgets::UNLIMITED, policy) else {
+            return;
+        };
+        let cycle = self.best.steps[at..].to_vec();
+        let mut world = after(&start, &self.best.steps[..at]);
+        let mut wanted = HashMap::new();
+        for (turn, step) in cycle.iter().enumerate() {
+            wanted.entry(world.hash_view()).or_insert(turn);
+            world.advance(step);
+        }
+        // Breadth first: a way is the number of the one before it, counted from 1, and a step.
+        let mut seen = HashSet::from([start.hash_view()]);
+        let mut ways: Vec<(usize, Step)> = Vec::new();
+        let mut worlds = VecDeque::from([(0, start)]);
+        let mut steps = Vec::new();
+        while let Some((before, world)) = worlds.pop_front() {
+            world.steps(&mut steps);
+            for &step in steps.iter().filter(|step| !step.is_incident()) {
+                let mut next = world.clone();
+                next.advance(&step);
+                let hash = next.hash_view();
+                if !seen.insert(hash) {
+                    continue;
+                }
+                ways.push((before, step));
+                if let Some(&turn) = wanted.get(&hash) {
+                    let mut way = way_to(&ways, Some(ways.len() - 1));
+                    let begins = way.len();
+                    let turned = [&cycle[turn..], &cycle[..turn]].concat();
+                    if check_cycle(&next, &turned).is_ok() {
+                        way.extend(turned);
+                        self.keep(&setup, way, Some(begins));
+                    }
+                    return;
+                }
+                if ways.len() >= LOOK_AT {
+                    return;
+                }
+                worlds.push_back((ways.len(), next));
+            }
+        }
+    }
+
     /// Leaves steps of the cycle out, as long as it stays one.
     fn shorter_cycle(&mut self) {
         let Some(at) = self.best.cycle else { return };
@@ -240,6 +293,17 @@ impl<P: Policy> Shrinker<'_, P> {
             self.keep(&setup, steps, Some(at))
         });
     }
+}
+
+/// The steps that lead to the last of `ways`, each of which goes on from an earlier one.
+fn way_to(ways: &[(usize, Step)], mut last: Option<usize>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    while let Some(&(before, step)) = last.and_then(|at| ways.get(at)) {
+        steps.push(step);
+        last = before.checked_sub(1);
+    }
+    steps.reverse();
+    steps
 }
 
 /// Tries to leave out each of `count` things, many neighbours at once first. Where `leave_out` succeeds

@@ -43,6 +43,37 @@ fn every_saved_trace_comes_to_what_it_expects() {
     }
 }
 
+/// Not only the ending: all that happened, in a debug build, in a release build, for any processor.
+#[test]
+fn every_saved_trace_holds_all_that_happens() {
+    let mut missing = Vec::new();
+    for (name, trace) in saved() {
+        let replayed = replay(&trace).unwrap_or_else(|error| panic!("{name}: {error}"));
+        for expected in [
+            Expected::Ending(replayed.ending),
+            Expected::Digest(replayed.digest()),
+        ] {
+            if !trace.expected.contains(&expected) {
+                missing.push(format!("{name}: expect {expected}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "\n{}", missing.join("\n"));
+}
+
+/// What can be said is in the document.
+#[test]
+fn every_key_step_and_fact_is_described() {
+    const DOCS: &str = include_str!("../../../../docs/traces.md");
+    let keys = keys::KEYS.iter().map(|key| key.name);
+    let verbs = parse::VERBS.iter().map(|verb| verb.name);
+    let facts = expect::FACTS.iter().map(|(name, _)| *name);
+    for name in keys.chain(verbs).chain(facts) {
+        let quoted = [format!("`{name}`"), format!("`{name} ")];
+        assert!(quoted.iter().any(|word| DOCS.contains(word)), "{name}");
+    }
+}
+
 #[test]
 fn every_saved_trace_is_written_as_it_was_read() {
     for (name, trace) in saved() {
@@ -156,6 +187,28 @@ fn a_cycle_that_leaves_somebody_out_is_no_loop() {
         let left_out = Claim::Fetch(surefault_core::PageIndex::new(0));
         assert_eq!(replayed.no_loop, Some(NoLoop::Unfair(left_out)), "{policy}");
     }
+}
+
+/// vCPU 1 loops; vCPU 0 has interrupts off, and only the choice of steps keeps it from going on.
+#[test]
+fn a_cycle_that_leaves_the_end_of_interrupts_off_out_is_no_loop() {
+    let head = "surefault trace 1\npolicy retry\nvcpus 2\npages 2\ntask 0 0\ntask 1 1\n\
+                irqs-off 0\nfail permanent 1\nrecord no\nguest-apf no\n";
+    let before = "switch 0 0\nswitch 1 1\nenter 0\nenter 1\ntouch 0\nfetched 0 data\nenter 0\n\
+                  touch 0\n";
+    let round = "touch 1\nfetched 1 permanent\nenter 1\n";
+    let played = |steps: &str| {
+        let trace = parse(&format!("{head}{steps}")).expect("a trace");
+        replay(&trace).expect("every step is possible")
+    };
+    let stays = played(&format!("{before}{}cycle\n{round}", round.repeat(3)));
+    let left_out = Claim::Move(surefault_core::VcpuId::new(0));
+    assert_eq!(stays.no_loop, Some(NoLoop::Unfair(left_out)));
+    let ends = played(&format!(
+        "{before}irqs-on 0\n{}cycle\n{round}",
+        round.repeat(3)
+    ));
+    assert_eq!((ends.ending, ends.no_loop), (Ending::Looped, None));
 }
 
 /// `exact`, but for pages with an odd number: their failures are not seen.

@@ -6,41 +6,58 @@
 //! failing = 4
 //! vcpus = 2
 //! scheduling = "adversarial"  # or random, round-robin
+//! tick = "1ms"                # the guest's timer, and so its time slices
 //! paging = "shadow"           # or tdp
-//! on-report = "stop"          # or heal; or wait, where the pages are repaired (base = "repair")
+//! migrate = true              # a woken task goes on on the next vCPU
+//! killed = "failing"          # tasks that are killed while they wait for a page that fails
+//! kernel = "failing"          # pages that are accessed by the guest's kernel
+//! irqs-off = "20-23"          # pages that are accessed with interrupts off,
+//! irqs-off-for = "300us"      # which are on again so long after the last of them in a row
 //! guest-apf = false           # the guest takes no asynchronous faults
 //! guest-reads-errors = false  # nor an error word
-//! migrate = true              # a woken task goes on on the next vCPU
-//! ack-delay = "200us"         # the guest is slow to acknowledge "ready"
-//! tick = "1ms"                # the guest's timer, and so its time slices
-//! apf-on-after = "2ms"        # the guest enables asynchronous faults late,
+//! apf-on-after = "2ms"        # it enables asynchronous faults late,
 //! apf-off-after = "5ms"       # and disables them again
+//! ack-delay = "200us"         # it is slow to acknowledge "ready"
+//! on-report = "stop"          # or heal; or wait, where the pages are repaired
+//! failure = "temporary=2"     # or permanent, truncate, stall, intermittent=PERCENT: how pages fail
+//! repair-after = "20ms"       # the source has them again, and says so
+//! mend-after = "20ms"         # it has them again, and does not
+//! failure-ttl = "50ms"        # so long a failure is remembered, where it is
+//! remove = "healthy"          # pages that the balloon takes
+//! remove-after = "5ms"
 //! deaths = 3                  # the worker that serves the pages is killed at random moments, by the seed,
 //! death-after = "2ms"         # or at this time,
 //! death-at-step = 120         # or before this step of the run, counted from 1
 //! ```
 //!
+//! Pages are `failing`, `healthy`, `all`, `none`, or numbers: `5,9-12`. Tasks are `failing` (those that
+//! have such a page), `healthy`, `all`, `none`, or numbers.
+//!
 //! Where the worker is killed another one goes on from its records, so failures are remembered under every
 //! policy.
 
+mod choice;
 mod document;
 mod error;
+mod raw;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
 use surefault_core::faults::Paging;
+use surefault_core::plan::FailureMode;
 use surefault_core::policy::PolicyKind;
 use toml::Spanned;
 
 use super::{Size, SizeError, WorkloadKind};
 use crate::spec::{Deaths, OnReport, Scheduling, SimSpec};
 
+use choice::Choice;
 use document::Document;
 pub use error::WorkloadFileError;
+use raw::Raw;
 
 /// What a workload's file says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,22 +72,40 @@ pub struct WorkloadFile {
     pub vcpus: Option<u16>,
     changes: Changes,
     path: PathBuf,
-    /// The lines of the sizes that it gives.
+    /// The lines of what it says that a size may contradict.
     lines: Vec<(&'static str, usize)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Changes {
     scheduling: Option<Scheduling>,
+    tick: Option<Duration>,
     paging: Option<Paging>,
-    on_report: Option<OnReport>,
+    migrate: Option<bool>,
+    killed: Option<Choice>,
+    kernel: Option<Choice>,
+    irqs_off: Option<Choice>,
+    irqs_off_for: Option<Duration>,
     guest_apf: Option<bool>,
     guest_reads_errors: Option<bool>,
-    migrate: Option<bool>,
-    ack_delay: Option<Duration>,
-    tick: Option<Duration>,
     apf_changes: Vec<(Duration, bool)>,
+    ack_delay: Option<Duration>,
+    on_report: Option<OnReport>,
+    failure: Option<Failing>,
+    repair_after: Option<Duration>,
+    mend_after: Option<Duration>,
+    failure_ttl: Option<Duration>,
+    remove: Option<(Choice, Duration)>,
     deaths: Deaths,
+}
+
+/// How the failing pages fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Failing {
+    /// Each attempt as planned.
+    Planned(FailureMode),
+    /// Of 100 attempts so many.
+    Intermittent(u8),
 }
 
 impl WorkloadFile {
@@ -109,12 +144,7 @@ impl WorkloadFile {
         let base = document.one_of("base", base, &kinds)?;
         let changes = raw.changes(&document)?;
         raw.check(base, &document)?;
-        let line = |raw: std::ops::Range<usize>| document.line(raw.start);
-        let lines = [
-            ("tasks", raw.tasks.as_ref().map(Spanned::span)),
-            ("failing", raw.failing.as_ref().map(Spanned::span)),
-            ("vcpus", raw.vcpus.as_ref().map(Spanned::span)),
-        ];
+        let lines = raw.lines(&document);
         Ok(WorkloadFile {
             base,
             tasks: raw.tasks.map(Spanned::into_inner),
@@ -122,10 +152,7 @@ impl WorkloadFile {
             vcpus: raw.vcpus.map(Spanned::into_inner),
             changes,
             path: path.to_owned(),
-            lines: lines
-                .into_iter()
-                .filter_map(|(field, span)| Some((field, line(span?))))
-                .collect(),
+            lines,
         })
     }
 
@@ -147,11 +174,15 @@ impl WorkloadFile {
         }
     }
 
-    /// Whether it can be that large.
+    /// Whether it can be that large, and has the pages and tasks that it names.
     ///
     /// # Errors
     /// The first contradiction found.
     pub fn check(&self, size: Size) -> Result<(), SizeError> {
+        self.spec(size, PolicyKind::Exact, 0).map(drop)
+    }
+
+    fn fits(&self, size: Size) -> Result<(), SizeError> {
         match (self.changes.migrate, size.vcpus) {
             (Some(true), vcpus @ ..2) => Err(SizeError::NowhereToMigrate(vcpus)),
             _ => size.check(self.base),
@@ -163,109 +194,67 @@ impl WorkloadFile {
     /// # Errors
     /// When the size contradicts the workload.
     pub fn spec(&self, size: Size, policy: PolicyKind, seed: u64) -> Result<SimSpec, SizeError> {
-        self.check(size)?;
+        self.fits(size)?;
         let mut spec = super::spec(self.base, size, policy, seed)?;
-        let changes = self.changes.clone();
-        spec.scheduling = changes.scheduling.unwrap_or(spec.scheduling);
-        spec.paging = changes.paging.unwrap_or(spec.paging);
-        spec.on_report = changes.on_report.unwrap_or(spec.on_report);
-        spec.guest_apf = changes.guest_apf.unwrap_or(spec.guest_apf);
-        spec.guest_reads_errors = changes
-            .guest_reads_errors
-            .unwrap_or(spec.guest_reads_errors);
-        spec.migrate = changes.migrate.unwrap_or(spec.migrate);
-        spec.ack_delay = changes.ack_delay.unwrap_or(spec.ack_delay);
-        spec.tick = changes.tick.unwrap_or(spec.tick);
-        spec.apf_changes.extend(changes.apf_changes);
+        let failing = super::failing(self.base, size);
+        let changes = &self.changes;
+        changes.change_machine(&mut spec);
+        let of = (spec.run.pages, failing.as_slice());
+        if let Some(kernel) = &changes.kernel {
+            spec.kernel = kernel.pages("kernel", of)?;
+        }
+        if let Some(irqs_off) = &changes.irqs_off {
+            spec.irqs_off = irqs_off.pages("irqs-off", of)?;
+        }
+        if let Some((remove, at)) = &changes.remove {
+            let pages = remove.pages("remove", of)?;
+            spec.removals = pages.into_iter().map(|page| (*at, page)).collect();
+        }
+        if let Some(killed) = &changes.killed {
+            spec.killed = killed.tasks(size.tasks, super::owners(size))?;
+        }
+        let all = |at: Duration| failing.iter().map(move |&page| (at, page)).collect();
+        if let Some(at) = changes.repair_after {
+            spec.repairs = all(at);
+        }
+        if let Some(at) = changes.mend_after {
+            spec.mends = all(at);
+        }
+        match changes.failure {
+            None => {}
+            Some(Failing::Planned(mode)) => {
+                spec.run.plan = super::plan(seed, &failing, mode);
+                spec.intermittent.clear();
+            }
+            Some(Failing::Intermittent(percent)) => {
+                spec.run.plan = super::plan(seed, &[], FailureMode::Healthy);
+                spec.intermittent = failing.iter().map(|&page| (page, percent)).collect();
+            }
+        }
         spec.keeps_record |= !changes.deaths.is_none();
-        spec.deaths = changes.deaths;
+        spec.deaths = changes.deaths.clone();
         Ok(spec)
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Raw {
-    base: Option<Spanned<String>>,
-    tasks: Option<Spanned<u16>>,
-    failing: Option<Spanned<u32>>,
-    vcpus: Option<Spanned<u16>>,
-    scheduling: Option<Spanned<String>>,
-    paging: Option<Spanned<String>>,
-    on_report: Option<Spanned<String>>,
-    guest_apf: Option<Spanned<bool>>,
-    guest_reads_errors: Option<bool>,
-    migrate: Option<bool>,
-    ack_delay: Option<Spanned<String>>,
-    tick: Option<Spanned<String>>,
-    apf_on_after: Option<Spanned<String>>,
-    apf_off_after: Option<Spanned<String>>,
-    deaths: Option<u16>,
-    death_after: Option<Spanned<String>>,
-    death_at_step: Option<u64>,
-}
-
-impl Raw {
-    fn changes(&self, document: &Document<'_>) -> Result<Changes, WorkloadFileError> {
-        let scheduling = [
-            ("random", Scheduling::Random),
-            ("round-robin", Scheduling::RoundRobin),
-            ("adversarial", Scheduling::Adversarial),
-        ];
-        let paging = [("tdp", Paging::TwoDimensional), ("shadow", Paging::Shadow)];
-        let on_report = [
-            ("heal", OnReport::Heal),
-            ("stop", OnReport::Stop),
-            ("wait", OnReport::Wait),
-        ];
-        let mut apf_changes = Vec::new();
-        if let Some(at) = document.time("apf-on-after", self.apf_on_after.as_ref())? {
-            // Off from the start, then.
-            apf_changes.extend([(Duration::ZERO, false), (at, true)]);
+impl Changes {
+    /// What needs neither pages nor tasks.
+    fn change_machine(&self, spec: &mut SimSpec) {
+        fn set<T: Clone>(field: &mut T, value: &Option<T>) {
+            if let Some(value) = value {
+                field.clone_from(value);
+            }
         }
-        if let Some(at) = document.time("apf-off-after", self.apf_off_after.as_ref())? {
-            apf_changes.push((at, false));
-        }
-        Ok(Changes {
-            scheduling: document.optional("scheduling", self.scheduling.as_ref(), &scheduling)?,
-            paging: document.optional("paging", self.paging.as_ref(), &paging)?,
-            on_report: document.optional("on-report", self.on_report.as_ref(), &on_report)?,
-            guest_apf: self.guest_apf.as_ref().map(|apf| *apf.get_ref()),
-            guest_reads_errors: self.guest_reads_errors,
-            migrate: self.migrate,
-            ack_delay: document.time("ack-delay", self.ack_delay.as_ref())?,
-            tick: document.time("tick", self.tick.as_ref())?,
-            apf_changes,
-            deaths: Deaths {
-                after: Vec::from_iter(document.time("death-after", self.death_after.as_ref())?),
-                at_steps: self.death_at_step.into_iter().collect(),
-                random: self.deaths.unwrap_or(0),
-            },
-        })
-    }
-
-    /// Fields that contradict each other.
-    fn check(&self, base: WorkloadKind, document: &Document<'_>) -> Result<(), WorkloadFileError> {
-        let on = document.time("apf-on-after", self.apf_on_after.as_ref())?;
-        let off = document.time("apf-off-after", self.apf_off_after.as_ref())?;
-        if let (Some(on), Some(off), raw) = (on, off, &self.apf_off_after)
-            && off <= on
-        {
-            let message = "it must be later than `apf-on-after`".to_owned();
-            return Err(document.field("apf-off-after", raw.as_ref(), message));
-        }
-        let changes = on.is_some() || off.is_some();
-        if changes && let Some(apf) = self.guest_apf.as_ref().filter(|apf| !apf.get_ref()) {
-            let message = "the guest that never has asynchronous faults cannot turn them on or off";
-            return Err(document.field("guest-apf", Some(apf), message.to_owned()));
-        }
-        let waits = |raw: &&Spanned<String>| raw.get_ref() == "wait";
-        if base != WorkloadKind::Repair
-            && let Some(raw) = self.on_report.as_ref().filter(waits)
-        {
-            let message = "'wait' would wait for ever: only the pages of 'repair' are repaired";
-            return Err(document.field("on-report", Some(raw), message.to_owned()));
-        }
-        Ok(())
+        set(&mut spec.scheduling, &self.scheduling);
+        set(&mut spec.tick, &self.tick);
+        set(&mut spec.paging, &self.paging);
+        set(&mut spec.migrate, &self.migrate);
+        set(&mut spec.irqs_off_for, &self.irqs_off_for);
+        set(&mut spec.guest_apf, &self.guest_apf);
+        set(&mut spec.guest_reads_errors, &self.guest_reads_errors);
+        set(&mut spec.ack_delay, &self.ack_delay);
+        set(&mut spec.on_report, &self.on_report);
+        spec.failure_ttl = self.failure_ttl.or(spec.failure_ttl);
+        spec.apf_changes.extend(&self.apf_changes);
     }
 }

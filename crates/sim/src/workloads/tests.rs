@@ -102,6 +102,12 @@ fn every_workload_shows_what_it_is_named_for() {
                 assert_eq!(row(GuestError).told, 0, "nobody to signal");
                 assert!(ends(GuestError), "the fallback");
             }
+            WorkloadKind::Masked => {
+                assert!(loops(Retry));
+                // Its error waits, too: it is looked at when the guest can be told of the next page.
+                let longest = row(ExitOnCompletion).report_us.max();
+                assert!(longest > Some(300), "{longest:?}");
+            }
             WorkloadKind::Migrate => {
                 assert!(loops(Retry));
                 for posted in [ErrorGfn, ErrorGfnTable] {
@@ -169,6 +175,36 @@ fn sizes_that_contradict_themselves_are_refused() {
         let refused = spec(kind, bad, PolicyKind::Exact, 1);
         assert!(refused.is_err(), "{} {bad:?}", kind.as_str());
     }
+}
+
+/// A stretch with interrupts off takes as long as is said, and "ready" waits for its end.
+#[test]
+fn interrupts_that_are_off_hold_up_what_is_said() {
+    let size = |tasks| Size {
+        tasks,
+        failing: 0,
+        vcpus: 1,
+    };
+    let alone = |masked_for| {
+        let mut spec = spec(WorkloadKind::Masked, size(1), PolicyKind::Exact, 1).expect("a size");
+        spec.irqs_off_for = masked_for;
+        crate::run(&spec).expect("a spec that makes sense")
+    };
+    let (short, long) = (alone(Duration::ZERO), alone(Duration::from_millis(3)));
+    let elapsed = |result: &crate::SimResult| result.run.stats.elapsed;
+    let twice = Duration::from_millis(6);
+    assert_eq!(elapsed(&long) - elapsed(&short), twice, "{long:?}");
+    let together = |masked: bool| {
+        let mut spec = spec(WorkloadKind::Masked, size(8), PolicyKind::Exact, 1).expect("a size");
+        if !masked {
+            spec.irqs_off.clear();
+        }
+        crate::run(&spec).expect("a spec that makes sense").counts
+    };
+    let (masked, open) = (together(true), together(false));
+    assert_eq!(open.held, 0);
+    assert!(masked.held >= 8, "{masked:?}");
+    assert_eq!(masked.readies, masked.asynchronous + 1, "each comes, late");
 }
 
 /// A guest that cannot be told is halted again and again while a slow source has not answered. Nobody

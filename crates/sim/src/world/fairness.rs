@@ -11,10 +11,13 @@
 //! | who | must act if it can |
 //! |---|---|
 //! | the source (a fetch comes back), timers, the timer interrupt | *all through* the cycle (weak fairness) |
-//! | a vCPU's thread (its next move), the guest's ack, a pending interrupt | at *any* point of it (strong) |
+//! | a vCPU's thread (its next move), the guest's ack, a pending interrupt that the guest has not turned off, the end of a stretch with interrupts off | at *any* point of it (strong) |
 //! | a runnable task: it gets to run, and a task that runs gets to its next touch | at any point |
 //! | a pager's reader and its hands, a thread that gives pages up, who begins another worker | at any point |
 //! | an intermittent page: both of its answers | at any point at which both are possible |
+//!
+//! A stretch with interrupts off ends when its task wants no more of its pages. One whose access never ends is
+//! a loop like any other, and what waits for its end is not left out by whoever chose the steps.
 //!
 //! The timer that ages unclaimed errors is left out: it only decides when they are logged, and nothing
 //! depends on them.
@@ -48,6 +51,8 @@ pub enum Claim {
     Tick(VcpuId),
     /// The thread makes its next move.
     Move(VcpuId),
+    /// A stretch with interrupts off ends.
+    IrqsOn(VcpuId),
     /// The guest acknowledges "ready".
     Ack(VcpuId),
     /// A pending interrupt is delivered.
@@ -67,8 +72,8 @@ impl Claim {
             Claim::Fetch(_) | Claim::PageTimer(..) | Claim::FaultsTimer(_) | Claim::Tick(_) => {
                 false
             }
-            Claim::Answer(..) | Claim::Move(_) | Claim::Ack(_) | Claim::Interrupt(_) => true,
-            Claim::Run(_) | Claim::Touch(_) | Claim::Pager(_) => true,
+            Claim::Answer(..) | Claim::Move(_) | Claim::IrqsOn(_) | Claim::Ack(_) => true,
+            Claim::Interrupt(_) | Claim::Run(_) | Claim::Touch(_) | Claim::Pager(_) => true,
         }
     }
 }
@@ -106,6 +111,7 @@ fn describe(claim: &Claim) -> String {
         Claim::FaultsTimer(step) => format!("'{step}'"),
         Claim::Tick(vcpu) => format!("the timer interrupt of vCPU {vcpu}"),
         Claim::Move(vcpu) => format!("the next move of vCPU {vcpu}"),
+        Claim::IrqsOn(vcpu) => format!("the end of interrupts off on vCPU {vcpu}"),
         Claim::Ack(vcpu) => format!("the ack of vCPU {vcpu}"),
         Claim::Interrupt(vcpu) => format!("the pending interrupt of vCPU {vcpu}"),
         Claim::Run(task) => format!("task {task}, which could run,"),
@@ -180,6 +186,9 @@ impl Turn {
             if thread.next.is_some() {
                 self.sometimes.insert(Claim::Move(vcpu));
             }
+            if thread.next == Some(Move::IrqsOn) {
+                self.sometimes.insert(Claim::IrqsOn(vcpu));
+            }
             if let (Some(Move::Touch), Some(task)) = (thread.next, machine.guest.current(v)) {
                 self.sometimes.insert(Claim::Touch(task.id));
             }
@@ -187,6 +196,7 @@ impl Turn {
                 self.sometimes.insert(Claim::Ack(vcpu));
             }
             match machine.guest.cpus[v].ready {
+                Some(_) if thread.irqs_off => {}
                 Some(_) => drop(self.sometimes.insert(Claim::Interrupt(vcpu))),
                 None => drop(self.acted.insert(Claim::Interrupt(vcpu))),
             }
@@ -219,6 +229,7 @@ pub fn acted<P: Policy>(world: &World<P>, step: &Step) -> impl Iterator<Item = C
             Some(Claim::Move(vcpu)),
             world.running(vcpu).map(Claim::Touch),
         ],
+        Step::IrqsOn(vcpu) => [Some(Claim::Move(vcpu)), Some(Claim::IrqsOn(vcpu))],
         Step::Switch(_, task) => [Some(Claim::Run(task)), None],
         Step::Tick(vcpu) => [Some(Claim::Tick(vcpu)), None],
         Step::Ack(vcpu) => [Some(Claim::Ack(vcpu)), None],
@@ -229,8 +240,8 @@ pub fn acted<P: Policy>(world: &World<P>, step: &Step) -> impl Iterator<Item = C
         Step::Unclaimed | Step::PolicyTimer(_) => [Some(Claim::FaultsTimer(*step)), None],
         Step::Pager(step) => [Some(Claim::Pager(step.party())), None],
         // Nobody repairs, kills or removes because he must.
-        Step::Apf(..) | Step::Repair(_) | Step::Relapse(_) | Step::Remove(_) => [None, None],
-        Step::Kill(_) | Step::Migrate(..) | Step::Die => [None, None],
+        Step::Apf(..) | Step::Repair(_) | Step::Mend(_) | Step::Relapse(_) => [None, None],
+        Step::Remove(_) | Step::Kill(_) | Step::Migrate(..) | Step::Die => [None, None],
     };
     claims.into_iter().flatten()
 }

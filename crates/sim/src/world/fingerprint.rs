@@ -35,7 +35,7 @@ impl<P: Policy> World<P> {
             let rank = |token| faults.rank_of_token(super::vcpu_id(v), token);
             let ready = cpu.ready.map(|(token, error)| (rank(token), error));
             (cpu.running(), ready).hash(&mut hasher);
-            let flags = bits([thread.kicked]);
+            let flags = bits([thread.kicked, thread.irqs_off, thread.tick_due]);
             (thread.place, thread.next).hash(&mut hasher);
             (u64::from(thread.acks_due) << 8 | flags).hash(&mut hasher);
             (thread.early_sigbus, thread.stopped_for).hash(&mut hasher);

@@ -19,6 +19,9 @@ pub enum Step {
     Enter(VcpuId),
     /// The vCPU's task touches its next page.
     Touch(VcpuId),
+    /// The vCPU's task, which has accessed its last page with interrupts off, turns them on:
+    /// pending interrupts are delivered.
+    IrqsOn(VcpuId),
     /// The scheduler of the vCPU's guest lets this task run.
     Switch(VcpuId, TaskId),
     /// The vCPU's timer interrupt: the end of an artificial halt, or of a time slice.
@@ -44,6 +47,8 @@ pub enum Step {
     Apf(VcpuId, bool),
     /// An incident: a failing page is repaired.
     Repair(PageIndex),
+    /// An incident: the source has a failing page again, from the next fetch on, and says nothing.
+    Mend(PageIndex),
     /// An incident: a repaired page fails again, from the next fetch on.
     Relapse(PageIndex),
     /// An incident: the balloon takes the page.
@@ -64,6 +69,7 @@ impl Step {
         match self {
             Step::Apf(..)
             | Step::Repair(_)
+            | Step::Mend(_)
             | Step::Relapse(_)
             | Step::Remove(_)
             | Step::Kill(_)
@@ -71,6 +77,7 @@ impl Step {
             | Step::Die => true,
             Step::Enter(_)
             | Step::Touch(_)
+            | Step::IrqsOn(_)
             | Step::Switch(..)
             | Step::Tick(_)
             | Step::Ack(_)
@@ -192,6 +199,7 @@ impl fmt::Display for Step {
         match *self {
             Step::Enter(vcpu) => write!(f, "enter {vcpu}"),
             Step::Touch(vcpu) => write!(f, "touch {vcpu}"),
+            Step::IrqsOn(vcpu) => write!(f, "irqs-on {vcpu}"),
             Step::Switch(vcpu, task) => write!(f, "switch {vcpu} {task}"),
             Step::Tick(vcpu) => write!(f, "tick {vcpu}"),
             Step::Ack(vcpu) => write!(f, "ack {vcpu}"),
@@ -205,6 +213,7 @@ impl fmt::Display for Step {
             Step::Apf(vcpu, true) => write!(f, "apf-on {vcpu}"),
             Step::Apf(vcpu, false) => write!(f, "apf-off {vcpu}"),
             Step::Repair(page) => write!(f, "repair {page}"),
+            Step::Mend(page) => write!(f, "mend {page}"),
             Step::Relapse(page) => write!(f, "relapse {page}"),
             Step::Remove(page) => write!(f, "remove {page}"),
             Step::Kill(task) => write!(f, "kill {task}"),

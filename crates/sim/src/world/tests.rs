@@ -49,9 +49,11 @@ fn spec(seed: u64) -> SimSpec {
         migrate: draw(7, 2) == 0,
         ack_delay: MS / 10 * draw(8, 2) as u32,
         kernel: [page(9)].into(),
-        irqs_off: [page(10)].into(),
+        irqs_off: [page(10), page(19), page(20), page(21)].into(),
+        irqs_off_for: MS * draw(22, 3) as u32,
         intermittent: [(page(11), 60)].into(),
         repairs: vec![(20 * MS, page(12))],
+        mends: vec![(15 * MS, page(23))],
         removals: vec![(MS, page(13)), (3 * MS, page(14))],
         apf_changes: vec![(2 * MS, draw(15, 2) == 0), (6 * MS, draw(16, 2) == 0)],
         killed: [TaskId::new(0)].into(),
@@ -111,7 +113,7 @@ proptest! {
     #[test]
     fn equal_views_have_equal_steps_and_equal_successors(seed: u64) {
         let setup = Arc::new(spec(seed % 64).setup());
-        let budgets = Budgets { kills: 1, repairs: 1, relapses: 1, removals: 1, apf_changes: 2, migrations: 1, deaths: 1 };
+        let budgets = Budgets { kills: 1, repairs: 1, mends: 1, relapses: 1, removals: 1, apf_changes: 2, migrations: 1, deaths: 1 };
         let mut seen: std::collections::HashMap<u128, (View<AnyPolicy>, World<AnyPolicy>)> = Default::default();
         let (mut steps, mut others, mut met) = (Vec::new(), Vec::new(), 0);
         for walk in 0..6 {

@@ -104,6 +104,20 @@ impl Document<'_> {
         raw.map(|raw| self.one_of(field, raw, names)).transpose()
     }
 
+    /// A value that `read` understands.
+    pub(super) fn read<T>(
+        &self,
+        field: &'static str,
+        raw: Option<&Spanned<String>>,
+        expected: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, WorkloadFileError> {
+        raw.map(|raw| {
+            read(raw.get_ref()).ok_or_else(|| self.wrong(field, raw, expected.to_owned()))
+        })
+        .transpose()
+    }
+
     pub(super) fn time(
         &self,
         field: &'static str,

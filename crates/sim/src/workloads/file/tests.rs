@@ -1,3 +1,6 @@
+use surefault_core::PageIndex;
+use surefault_core::run::TaskId;
+
 use super::*;
 
 fn parse(text: &str) -> Result<WorkloadFile, WorkloadFileError> {
@@ -39,6 +42,75 @@ fn a_file_kills_the_worker() {
     }
 }
 
+/// What can be said is in the document, and in the module's.
+#[test]
+fn every_field_is_described() {
+    let refused = parse("base = \"one\"\nsize = 4").expect_err("no such field");
+    let text = refused.to_string();
+    let fields = text.split('`').skip(1).step_by(2).skip(2);
+    let docs = include_str!("../../../../../docs/traces.md");
+    let mut count = 0;
+    for field in fields.filter(|&field| field != "base") {
+        count += 1;
+        let quoted = [format!("`{field}`"), format!("`{field} =")];
+        assert!(quoted.iter().any(|word| docs.contains(word)), "{field}");
+        let example = format!("//! {field} = ");
+        assert!(include_str!("../file.rs").contains(&example), "{field}");
+    }
+    assert!(count > 20, "{text}");
+}
+
+/// Everything that a machine can be is said in a file, and comes to what it says.
+#[test]
+fn a_file_says_what_the_machine_is() {
+    let text = "base = \"crowd\"\ntasks = 8\nfailing = 4\nvcpus = 2\nscheduling = \"round-robin\"\n\
+                tick = \"1ms\"\npaging = \"shadow\"\nmigrate = true\nkilled = \"1-2\"\n\
+                kernel = \"failing\"\nirqs-off = \"5,9-10\"\nirqs-off-for = \"300us\"\n\
+                guest-reads-errors = false\napf-on-after = \"2ms\"\napf-off-after = \"5ms\"\n\
+                ack-delay = \"200us\"\non-report = \"wait\"\nfailure = \"temporary=2\"\n\
+                repair-after = \"20ms\"\nmend-after = \"10ms\"\nfailure-ttl = \"50ms\"\n\
+                remove = \"healthy\"\nremove-after = \"30ms\"\n";
+    let file = parse(text).expect("it is right");
+    let size = Size {
+        tasks: 8,
+        failing: 4,
+        vcpus: 2,
+    };
+    let spec = file
+        .spec(size, PolicyKind::Exact, 1)
+        .expect("a size that fits");
+    let ms = Duration::from_millis;
+    let failing: Vec<PageIndex> = (0..4).map(PageIndex::new).collect();
+    let all = |at: u64| -> Vec<_> { failing.iter().map(|&page| (ms(at), page)).collect() };
+    assert_eq!(spec.scheduling, Scheduling::RoundRobin);
+    let delays = (spec.tick, spec.ack_delay, spec.irqs_off_for);
+    let us = Duration::from_micros;
+    assert_eq!(delays, (ms(1), us(200), us(300)));
+    assert_eq!((spec.paging, spec.migrate), (Paging::Shadow, true));
+    assert_eq!(spec.killed, [1, 2].map(TaskId::new).into());
+    assert_eq!(spec.kernel, failing.iter().copied().collect());
+    assert_eq!(spec.irqs_off, [5, 9, 10].map(PageIndex::new).into());
+    assert!(!spec.guest_reads_errors);
+    let turned = [(ms(0), false), (ms(2), true), (ms(5), false)];
+    assert_eq!(spec.apf_changes, turned);
+    assert_eq!(spec.on_report, OnReport::Wait);
+    let temporary = FailureMode::Temporary { failures: 2 };
+    assert_eq!(spec.run.plan.mode_of(failing[3]), temporary);
+    assert_eq!((&spec.repairs, &spec.mends), (&all(20), &all(10)));
+    assert_eq!(spec.failure_ttl, Some(ms(50)));
+    assert_eq!(spec.removals.len() as u64, spec.run.pages.get() - 4);
+    crate::run(&spec).expect("a machine that makes sense");
+    for (failure, percent) in [("stall", None), ("intermittent=30", Some(30))] {
+        let text = format!("base = \"one\"\nfailure = \"{failure}\"\nguest-apf = false\n");
+        let file = parse(&text).expect("it is right");
+        let size = file.base.size();
+        let spec = file.spec(size, PolicyKind::Exact, 1).expect("it fits");
+        assert_eq!(spec.intermittent.values().next().copied(), percent);
+        assert!(!spec.guest_apf);
+        crate::run(&spec).expect("a machine that makes sense");
+    }
+}
+
 /// One line, as the command prints it: the error with its causes.
 fn refusal(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
@@ -51,7 +123,7 @@ fn what_is_wrong_is_named_with_file_line_and_field() {
         (
             "# a crowd\nbase = \"crowed\"",
             "w.toml, line 2, field `base`: 'crowed' is not one of one, crowd, ghost, collide, \
-             flaky, kernel, migrate, shadow, repair, storm",
+             flaky, kernel, migrate, shadow, repair, masked, storm",
         ),
         (
             "base = \"crowd\"\n\ntick = \"soon\"",
@@ -61,9 +133,10 @@ fn what_is_wrong_is_named_with_file_line_and_field() {
         (
             "base = \"crowd\"\ntask = 4",
             "w.toml, line 2, field `task`: unknown field `task`, expected one of `base`, `tasks`, \
-             `failing`, `vcpus`, `scheduling`, `paging`, `on-report`, `guest-apf`, \
-             `guest-reads-errors`, `migrate`, `ack-delay`, `tick`, `apf-on-after`, `apf-off-after`, \
-             `deaths`, `death-after`, `death-at-step`",
+             `failing`, `vcpus`, `scheduling`, `tick`, `paging`, `migrate`, `killed`, `kernel`, \
+             `irqs-off`, `irqs-off-for`, `guest-apf`, `guest-reads-errors`, `apf-on-after`, \
+             `apf-off-after`, `ack-delay`, `on-report`, `failure`, `repair-after`, `mend-after`, \
+             `failure-ttl`, `remove`, `remove-after`, `deaths`, `death-after`, `death-at-step`",
         ),
         (
             "base = \"crowd\"\ntasks = \"4\"",
@@ -90,9 +163,10 @@ fn what_is_wrong_is_named_with_file_line_and_field() {
         (
             "base = \"crowd\"\n[crowd]\ntasks = 4",
             "w.toml, line 2, field `crowd`: unknown field `crowd`, expected one of `base`, \
-             `tasks`, `failing`, `vcpus`, `scheduling`, `paging`, `on-report`, `guest-apf`, \
-             `guest-reads-errors`, `migrate`, `ack-delay`, `tick`, `apf-on-after`, `apf-off-after`, \
-             `deaths`, `death-after`, `death-at-step`",
+             `tasks`, `failing`, `vcpus`, `scheduling`, `tick`, `paging`, `migrate`, `killed`, `kernel`, \
+             `irqs-off`, `irqs-off-for`, `guest-apf`, `guest-reads-errors`, `apf-on-after`, \
+             `apf-off-after`, `ack-delay`, `on-report`, `failure`, `repair-after`, `mend-after`, \
+             `failure-ttl`, `remove`, `remove-after`, `deaths`, `death-after`, `death-at-step`",
         ),
         (
             "base = \"crowd\"\ntasks = ",
@@ -118,8 +192,31 @@ fn what_is_wrong_is_named_with_file_line_and_field() {
         ),
         (
             "base = \"crowd\"\non-report = \"wait\"",
-            "w.toml, line 2, field `on-report`: 'wait' would wait for ever: only the pages of \
-             'repair' are repaired",
+            "w.toml, line 2, field `on-report`: 'wait' would wait for ever: nobody repairs the \
+             pages; see `repair-after`",
+        ),
+        (
+            "base = \"crowd\"\nkernel = \"some\"",
+            "w.toml, line 2, field `kernel`: 'some' is not failing, healthy, all, none, or pages: 5 \
+             or 5,9-12",
+        ),
+        (
+            "base = \"crowd\"\nkilled = \"p=0.5\"",
+            "w.toml, line 2, field `killed`: 'p=0.5' is not failing, healthy, all, none, or tasks: \
+             5 or 5,9-12",
+        ),
+        (
+            "base = \"crowd\"\nfailure = \"healthy\"",
+            "w.toml, line 2, field `failure`: 'healthy' is not permanent, temporary=N (N from 1 to \
+             255), truncate, stall or intermittent=PERCENT (1 to 100)",
+        ),
+        (
+            "base = \"crowd\"\nirqs-off-for = \"1ms\"",
+            "w.toml, line 2, field `irqs-off-for`: it means nothing without `irqs-off`",
+        ),
+        (
+            "base = \"crowd\"\nremove = \"all\"",
+            "w.toml, line 2, field `remove`: it means nothing without `remove-after`",
         ),
     ] {
         let error = parse(text).expect_err("it is wrong");
@@ -143,6 +240,14 @@ fn sizes_that_contradict_are_blamed_on_the_line_that_gives_them() {
             "base = \"storm\"\ntasks = 2",
             "w.toml, line 2, field `tasks`: 4096 failing pages are too many for 2 tasks: at most \
              512",
+        ),
+        (
+            "base = \"one\"\n\nirqs-off = \"4,9-12\"",
+            "w.toml, line 3, field `irqs-off`: there is no page 12: there are 9",
+        ),
+        (
+            "base = \"one\"\nkilled = \"1\"",
+            "w.toml, line 2, field `killed`: there is no task 1: there are 1",
         ),
         (
             "base = \"crowd\"\nvcpus = 1\nmigrate = true",
