@@ -15,6 +15,7 @@ mod run;
 mod serve;
 mod sim;
 mod store;
+mod study;
 mod surefault;
 mod watch;
 
@@ -120,6 +121,7 @@ fn main() -> ExitCode {
         check::CASES,
         replay::CASES,
         compare::CASES,
+        study::CASES,
         bench::CASES,
         watch::CASES,
         serve::CASES,
