@@ -358,16 +358,19 @@ impl Rig {
 
     /// Four VMs of this daemon, with balloons, served by now.
     pub(crate) fn four_vms(&self) -> Vec<Vmm> {
+        self.vms(4, |part| (part.balloon, part.vcpus) = (part.pages / 3, 2))
+    }
+
+    /// So many VMs, served by now: one whose handshake is under way when the worker dies is lost.
+    pub(crate) fn vms(&self, count: usize, change: impl Fn(&mut Part)) -> Vec<Vmm> {
         let before = now_ns();
-        let vms: Vec<_> = (0..4)
-            .map(|_| self.vm(|part| (part.balloon, part.vcpus) = (part.pages / 3, 2)))
-            .collect();
-        until("four VMs are served", || {
+        let vms: Vec<_> = (0..count).map(|_| self.vm(&change)).collect();
+        until("all VMs are served", || {
             let log = self.log();
             let began = log.iter().filter(|(at, line)| {
                 *at > before && line.starts_with("vm ") && line.contains(" regions, ")
             });
-            began.count() == 4
+            began.count() == count
         });
         vms
     }

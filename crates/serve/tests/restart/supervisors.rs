@@ -70,9 +70,7 @@ fn supervisors_killed_under_load() {
         plan.latency = "1ms".to_owned();
     });
     let mut trio = Trio::of(&rig);
-    let mut vms: Vec<_> = (0..2)
-        .map(|_| rig.vm(|part| part.balloon = part.pages / 3))
-        .collect();
+    let mut vms = rig.vms(2, |part| part.balloon = part.pages / 3);
     for round in 0..rounds {
         std::thread::sleep(Duration::from_millis(mix(round) % 40));
         trio.lose_supervisor(&mut rig);
@@ -93,9 +91,7 @@ fn supervisors_and_workers_killed_together() {
         plan.latency = "1ms".to_owned();
     });
     let mut trio = Trio::of(&rig);
-    let mut vms: Vec<_> = (0..2)
-        .map(|_| rig.vm(|part| part.balloon = part.pages / 3))
-        .collect();
+    let mut vms = rig.vms(2, |part| part.balloon = part.pages / 3);
     let mut freezes = Vec::new();
     for round in 0..rounds {
         std::thread::sleep(Duration::from_millis(mix(round) % 40));
