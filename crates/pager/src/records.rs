@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use surefault_core::residency::{PageRecord, Residency, ResidencyConfig};
-use surefault_core::{Cause, CauseId, CauseKind, Failure, Hva, PageCount, PageId};
+use surefault_core::{Hva, PageCount, PageId};
 use surefault_uffd::{Event, Journal, MapError, MapIndex, Outcome, PageMap};
 
 use crate::regions::Regions;
@@ -129,7 +129,7 @@ impl Records {
             if record == PageRecord::Failed {
                 failed.push(page);
             }
-            recorded.push(record.recorded(failure()));
+            recorded.push(record.recorded());
         }
         let pages: Vec<PageCount> = regions.iter().map(|(_, region)| region.pages).collect();
         let residency =
@@ -211,16 +211,5 @@ impl Recorder {
     fn index(&self, page: PageId) -> MapIndex {
         let start = self.starts[usize::from(page.region().get())];
         MapIndex::new(start + u64::from(page.index().get()))
-    }
-}
-
-/// Of what a page failed is told by the log; the record says that it did.
-fn failure() -> Failure {
-    Failure {
-        cause: Cause {
-            kind: CauseKind::Io,
-            id: CauseId::default(),
-        },
-        attempts: 0,
     }
 }

@@ -22,7 +22,7 @@
 //!   taken the marker's place.
 
 use super::RecordedPage;
-use crate::Failure;
+use crate::{Cause, CauseId, CauseKind, Failure};
 
 /// What is written down of a page. See the [module](self) for the order of writing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -92,14 +92,20 @@ impl PageRecord {
         PageRecord::Absent
     }
 
-    /// What a successor's machine takes it for. Of what a page failed is not written down: `failure`
-    /// is what to say of it.
-    pub const fn recorded(self, failure: Failure) -> RecordedPage {
+    /// What a successor's machine takes it for. Of what a page failed is not written down, only that it
+    /// did: I/O, after no attempt of the successor's own.
+    pub const fn recorded(self) -> RecordedPage {
         match self {
             PageRecord::Absent | PageRecord::Intent => RecordedPage::Absent,
             PageRecord::Present => RecordedPage::Present,
             PageRecord::Removed => RecordedPage::Removed,
-            PageRecord::Failed => RecordedPage::Failed(failure),
+            PageRecord::Failed => RecordedPage::Failed(Failure {
+                cause: Cause {
+                    kind: CauseKind::Io,
+                    id: CauseId::new(0),
+                },
+                attempts: 0,
+            }),
         }
     }
 

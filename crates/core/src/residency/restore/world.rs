@@ -14,9 +14,7 @@ use super::super::{
     ResidencyConfig, Timer,
 };
 use super::{PageRecord, RecordedPage};
-use crate::{
-    Cause, CauseId, CauseKind, Failure, PageCount, PageId, PageIndex, Persistence, RegionId,
-};
+use crate::{Cause, CauseId, CauseKind, PageCount, PageId, PageIndex, Persistence, RegionId};
 
 /// What the kernel has in a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,8 +1,8 @@
 //! A worker is killed, and another goes on.
 
+use surefault_core::PageIndex;
 use surefault_core::policy::Policy;
 use surefault_core::residency::{PageRecord, RecordedPage, Residency};
-use surefault_core::{Cause, CauseId, CauseKind, Failure, PageIndex};
 
 use super::{Pager, Worker, mistaken, nth};
 use crate::machine::{Happened, Machine, Output, page_id};
@@ -21,7 +21,7 @@ impl Pager {
         self.records.iter().map(move |&record| match record {
             PageRecord::Intent if mistaken!(self, IntentTrusted) => RecordedPage::Present,
             PageRecord::Removed if mistaken!(self, RemovalForgotten) => RecordedPage::Absent,
-            record => record.recorded(failure()),
+            record => record.recorded(),
         })
     }
 
@@ -78,16 +78,5 @@ impl<P: Policy> Machine<P> {
                 self.wake_who_waits(page);
             }
         }
-    }
-}
-
-/// Of what a page failed is not recorded.
-fn failure() -> Failure {
-    Failure {
-        cause: Cause {
-            kind: CauseKind::Io,
-            id: CauseId::default(),
-        },
-        attempts: 0,
     }
 }

@@ -24,8 +24,7 @@ impl World {
         let recorded: Vec<_> = (0..)
             .zip(&self.records)
             .map(|(n, record)| {
-                let (cause, attempts) = (CAUSE, 0);
-                let recorded = record.recorded(Failure { cause, attempts });
+                let recorded = record.recorded();
                 if record.is_in_doubt() {
                     intents.insert(n);
                 }
