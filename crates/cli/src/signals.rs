@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vmm_sys_util::signal::register_signal_handler;
+use vmm_sys_util::signal::{SignalHandler, register_signal_handler};
 
 use crate::exit::{Exit, Failure};
 
@@ -14,8 +14,13 @@ extern "C" fn stop(_signal: libc::c_int, _info: *mut libc::siginfo_t, _context: 
 
 /// From now on those signals do not end the process; [`is_stopped`] says whether one has come.
 pub(crate) fn stop_on_signals() -> Result<(), Failure> {
+    handle_ends(stop)
+}
+
+/// From now on those signals come to `handler`, which may do what a signal handler may.
+pub(crate) fn handle_ends(handler: SignalHandler) -> Result<(), Failure> {
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        register_signal_handler(signal, stop).map_err(|error| {
+        register_signal_handler(signal, handler).map_err(|error| {
             let error = anyhow::anyhow!("handle signal {signal}: {error}");
             Failure::new(Exit::Unexpected, error)
         })?;

@@ -4,9 +4,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use surefault_serve::Daemon;
-use vmm_sys_util::signal::register_signal_handler;
 
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
+use crate::signals::handle_ends;
 
 static DAEMON: OnceLock<Daemon> = OnceLock::new();
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
@@ -23,13 +23,7 @@ extern "C" fn on_signal(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c
 /// From now on those signals end the daemon in good order.
 pub(super) fn handle(daemon: &Daemon) -> Result<(), Failure> {
     DAEMON.get_or_init(|| daemon.clone());
-    for signal in [libc::SIGINT, libc::SIGTERM] {
-        register_signal_handler(signal, on_signal).map_err(|error| {
-            let error = anyhow::anyhow!("handle signal {signal}: {error}");
-            Failure::new(Exit::Unexpected, error)
-        })?;
-    }
-    Ok(())
+    handle_ends(on_signal)
 }
 
 /// Whether there were so many that the daemon did not wait for its VMs.
