@@ -241,10 +241,10 @@ impl Shared {
 
     /// Notes the removals of a batch where a successor finds them.
     fn note(&self, journal: &mut Option<Journal>, removed: &[(PageId, u32)]) {
+        self.attendant.reached(Point::Read);
         let (Some(journal), Some(recorder)) = (journal, &self.recorder) else {
             return;
         };
-        self.attendant.reached(Point::Read);
         for (n, &(first, count)) in removed.iter().enumerate() {
             recorder.remove(first, count);
             if n == 0 {

@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::control::serve_client;
 use crate::daemon::{Shared, lock};
@@ -24,7 +24,7 @@ const MAX_CONTROL_CLIENTS: usize = 64;
 impl Shared {
     /// Waits for connections, and begins with those there are.
     pub(crate) fn accept(self: &Arc<Self>) {
-        let room = self.keepers.load(Ordering::Acquire) < self.config.max_vms;
+        let room = lock(&self.kept).len() < self.config.max_vms;
         let mut sockets = Vec::new();
         if let Some(control) = &*lock(&self.control) {
             sockets.push((Arc::clone(control), None));
@@ -35,6 +35,9 @@ impl Shared {
                 let source = Arc::clone(&listening.source);
                 sockets.push((Arc::clone(&listening.listener), Some(source)));
             }
+            // Who adds a listener waits for the supervisor, whose answers come to what was asked.
+            let asked = lock(&self.asked);
+            sockets.retain(|(listener, _)| !asked.contains_key(listener.path()));
         }
         let mut fds = vec![PollFd::new(&self.nudge, PollFlags::IN)];
         fds.extend(
@@ -42,44 +45,56 @@ impl Shared {
                 .iter()
                 .map(|(socket, _)| PollFd::new(&**socket, PollFlags::IN)),
         );
-        if poll(&mut fds, None).is_err() {
+        let timeout = self.asked_until().map(|due| {
+            let left = due.saturating_duration_since(Instant::now());
+            Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        if poll(&mut fds, timeout.as_ref()).is_err() {
             return;
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         if ready[0] {
             self.nudge.clear();
         }
+        self.ask_again();
         for ((listener, source), _) in sockets.iter().zip(&ready[1..]).filter(|(_, ready)| **ready)
         {
-            match listener.accept() {
-                Ok(Some(stream)) => self.begin(listener, source.as_ref(), stream),
-                Ok(None) => {}
-                Err(error) => {
-                    self.refused(listener.path(), None, &error.to_string(), false);
-                    std::thread::sleep(PAUSE_AFTER_ERROR);
-                }
+            // By the supervisor, if there is one: who dies with a connection closes it.
+            let asked = source
+                .as_ref()
+                .is_some_and(|source| self.ask(listener, source));
+            if !asked {
+                self.accept_at(listener, source.as_ref());
             }
         }
     }
 
-    fn begin(
+    /// Accepts who waits at `listener`: a VM, or, without a source, a client of the control socket.
+    pub(crate) fn accept_at(
         self: &Arc<Self>,
         listener: &Listener,
         source: Option<&Arc<dyn Source>>,
-        stream: UnixStream,
     ) {
-        let socket = listener.path().to_owned();
-        match source {
-            Some(source) => {
-                let id = self.next_id();
-                // Before anything else: who dies with a connection closes it.
-                self.keep_connection(id, &socket, &stream);
-                self.begin_vm(socket, Arc::clone(source), stream, id);
-            }
-            None => {
-                if let Err(error) = self.begin_control(stream) {
-                    self.refused(listener.path(), None, &error.to_string(), false);
+        let socket = listener.path();
+        let begun = listener.accept().map(|stream| match (stream, source) {
+            (None, _) => Ok(()),
+            (Some(stream), Some(source)) => {
+                if let Some(keeper) = Keeper::new(self, self.next_id()) {
+                    self.begin_vm(socket.to_owned(), Arc::clone(source), stream, keeper);
                 }
+                Ok(())
+            }
+            (Some(stream), None) => self.begin_control(stream),
+        });
+        match begun {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.refused(socket, None, &error.to_string(), false),
+            Err(error) => {
+                self.refused(socket, None, &error.to_string(), false);
+                std::thread::sleep(PAUSE_AFTER_ERROR);
             }
         }
     }
@@ -90,10 +105,9 @@ impl Shared {
         socket: PathBuf,
         source: Arc<dyn Source>,
         stream: UnixStream,
-        id: VmId,
+        keeper: Keeper,
     ) {
-        let (shared, at) = (Arc::clone(self), socket.clone());
-        let keeper = Keeper::new(self);
+        let (shared, at, id) = (Arc::clone(self), socket.clone(), keeper.id);
         let handshake = Shaking::new(self);
         let begun = thread("vm", move || {
             keeper::keep(&shared, &socket, source, &stream, id, handshake);
@@ -144,20 +158,24 @@ impl Drop for Shaking {
     }
 }
 
-/// Counts a thread among the keepers for as long as it lives.
-pub(crate) struct Keeper(Arc<Shared>);
+/// Somebody looks after a VM, and nobody else does.
+pub(crate) struct Keeper {
+    pub(crate) id: VmId,
+    shared: Arc<Shared>,
+}
 
 impl Keeper {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Keeper {
-        shared.keepers.fetch_add(1, Ordering::AcqRel);
-        Keeper(Arc::clone(shared))
+    /// `None` when somebody does already.
+    pub(crate) fn new(shared: &Arc<Shared>, id: VmId) -> Option<Keeper> {
+        let shared = lock(&shared.kept).insert(id).then(|| Arc::clone(shared))?;
+        Some(Keeper { id, shared })
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.0.keepers.fetch_sub(1, Ordering::AcqRel);
-        self.0.nudge.wake();
+        lock(&self.shared.kept).remove(&self.id);
+        self.shared.nudge.wake();
     }
 }
 

@@ -5,7 +5,7 @@
 //!                                    └─ stop ───► VMs that lack pages are killed, all are let go ──► over
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -18,12 +18,14 @@ use surefault_core::{PageId, PageIndex, RegionId};
 use surefault_pager::{Latencies, PagerStats};
 
 use crate::ServeConfig;
+use crate::asked::Asked;
 use crate::control::{ListenerInfo, Pages, Reply, VmInfo};
 use crate::event::{Event, Events, VmId};
 use crate::handover::{Handover, Supervised};
 use crate::listener::{ListenError, Listener};
 use crate::resume::Left;
 use crate::source::Source;
+use crate::spare::Spare;
 use crate::supervisor::{Entry, VmEntry};
 use crate::vm::Vm;
 use crate::wakeup::Wakeup;
@@ -49,14 +51,16 @@ pub(crate) struct Shared {
     pub(crate) vms: Mutex<BTreeMap<VmId, Arc<Vm>>>,
     totals: Mutex<Totals>,
     last_id: AtomicU64,
-    /// Threads that keep a VM, or shake hands.
-    pub(crate) keepers: AtomicUsize,
+    /// VMs that somebody looks after: asks for, shakes hands with, or serves.
+    pub(crate) kept: Mutex<BTreeSet<VmId>>,
     pub(crate) control: Mutex<Option<Arc<Listener>>>,
     pub(crate) control_clients: Mutex<BTreeMap<u64, UnixStream>>,
     /// Threads that shake hands.
     pub(crate) handshakes: AtomicUsize,
     /// The way to the supervisor, if there is one.
     pub(crate) handover: Option<Arc<Handover>>,
+    /// What the supervisor is to accept, by socket.
+    pub(crate) asked: Mutex<BTreeMap<PathBuf, Asked>>,
     /// VMs that another worker has left.
     pub(crate) left: Mutex<Vec<(VmEntry, Vec<OwnedFd>)>>,
     /// Connections that another worker has left in the middle of their handshakes.
@@ -65,6 +69,8 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     /// Gets the accepting thread out of its sleep.
     pub(crate) nudge: Wakeup,
+    /// Room to kill a process that cannot be served for lack of room.
+    pub(crate) spare: Spare,
 }
 
 pub(crate) struct Listening {
@@ -113,7 +119,7 @@ impl Daemon {
         config: ServeConfig,
         log: impl Fn(&Event) + Send + Sync + 'static,
         sources: Box<Sources>,
-        supervised: Option<(Handover, Vec<(String, Entry)>)>,
+        supervised: Option<(Handover, Vec<Entry>)>,
     ) -> Result<Daemon, ListenError> {
         let (handover, entries) = match supervised {
             Some((handover, entries)) => (Some(Arc::new(handover)), entries),
@@ -128,10 +134,12 @@ impl Daemon {
             (None, _) => None,
         };
         let control = control.map(Arc::new);
-        let nudge = Wakeup::new().map_err(|source| ListenError::Failed {
+        let no_room = |source| ListenError::Failed {
             path: PathBuf::new(),
             source,
-        })?;
+        };
+        let nudge = Wakeup::new().map_err(no_room)?;
+        let spare = Spare::new().map_err(no_room)?;
         let known = left.vms.iter().map(|(vm, _)| vm.id);
         let known = known.chain(left.connections.iter().map(|(_, id, _)| id.get()));
         let last_id = known.max().unwrap_or(0);
@@ -144,16 +152,18 @@ impl Daemon {
                 vms: Mutex::default(),
                 totals: Mutex::default(),
                 last_id: AtomicU64::new(last_id),
-                keepers: AtomicUsize::new(0),
+                kept: Mutex::default(),
                 control: Mutex::new(control),
                 control_clients: Mutex::default(),
                 handshakes: AtomicUsize::new(0),
                 handover,
+                asked: Mutex::default(),
                 left: Mutex::new(left.vms),
                 shaking: Mutex::new(left.connections),
                 draining: AtomicBool::new(false),
                 stopping: AtomicBool::new(false),
                 nudge,
+                spare,
             }),
         };
         daemon.shared.hear_supervisor();
@@ -240,7 +250,7 @@ impl Shared {
             if self.must_end() {
                 lock(&self.vms).values().for_each(|vm| vm.over.wake());
             }
-            if draining && self.keepers.load(Ordering::Acquire) == 0 {
+            if draining && lock(&self.kept).is_empty() {
                 break;
             }
             self.accept();

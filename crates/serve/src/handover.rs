@@ -1,9 +1,9 @@
 //! The worker's side of a [supervisor](crate::supervisor): what is given to be kept, and taken over.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -13,8 +13,8 @@ use rustix::io::fcntl_dupfd_cloexec;
 
 use crate::accept::thread;
 use crate::daemon::{Shared, lock};
-use crate::event::Event;
-use crate::supervisor::{Channel, Entry, Record, ToSupervisor, ToWorker};
+use crate::event::{Event, VmId};
+use crate::supervisor::{Channel, Entry, LastRule, Record, ToSupervisor, ToWorker};
 
 /// The supervisor keeps what it is given within this time, or is taken for dead.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ const DRAIN: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub struct Supervised {
     channel: Channel,
-    entries: Vec<(String, Entry)>,
+    entries: Vec<Entry>,
 }
 
 impl Supervised {
@@ -43,9 +43,7 @@ impl Supervised {
         let mut entries = Vec::new();
         loop {
             match channel.receive()? {
-                Some((ToWorker::Restore { key, record }, fds)) => {
-                    entries.push((key, Entry { record, fds }));
-                }
+                Some((ToWorker::Restore { record }, fds)) => entries.push(Entry { record, fds }),
                 // The other supervisor gives everything, whatever the dead one had.
                 Some((ToWorker::Takeover, _)) => {
                     entries.clear();
@@ -63,15 +61,16 @@ impl Supervised {
         !self.entries.is_empty()
     }
 
-    pub(crate) fn into_parts(self) -> (Handover, Vec<(String, Entry)>) {
+    pub(crate) fn into_parts(self) -> (Handover, Vec<Entry>) {
         (Handover::new(self.channel), self.entries)
     }
 }
 
 /// What supervisors have answered.
 #[derive(Default, Debug)]
-struct Kept {
-    keys: BTreeSet<String>,
+struct Answers {
+    /// By the name: whether it is kept.
+    kept: BTreeMap<String, bool>,
     /// How many supervisors have died: what one of them was told, the next may not know.
     dead: u64,
 }
@@ -80,8 +79,8 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct Handover {
     channel: Channel,
-    kept: Mutex<Kept>,
-    was_kept: Condvar,
+    heard: Mutex<Answers>,
+    was_heard: Condvar,
     /// Everything that was taken over is served.
     is_ready: AtomicBool,
     /// The supervisor is gone: nothing is kept any more.
@@ -98,8 +97,8 @@ impl Handover {
     fn new(channel: Channel) -> Handover {
         Handover {
             channel,
-            kept: Mutex::default(),
-            was_kept: Condvar::new(),
+            heard: Mutex::default(),
+            was_heard: Condvar::new(),
             is_ready: AtomicBool::new(false),
             alone: AtomicBool::new(false),
             upgrading: Mutex::default(),
@@ -109,38 +108,49 @@ impl Handover {
     }
 
     /// Has the supervisor keep duplicates of `fds`, and waits until it does. False when it does not.
-    pub(crate) fn keep(&self, key: &str, record: Record, fds: &[BorrowedFd<'_>]) -> bool {
+    pub(crate) fn keep(&self, record: Record, fds: &[BorrowedFd<'_>]) -> bool {
         if self.alone.load(Ordering::Acquire) {
             return false;
         }
-        let message = ToSupervisor::Keep {
-            key: key.to_owned(),
-            record,
-        };
-        let mut told = lock(&self.kept).dead;
+        let key = record.key();
+        let message = ToSupervisor::Keep { record };
+        let mut told = lock(&self.heard).dead;
         if self.channel.send(&message, fds).is_err() {
             return false;
         }
         let until = Instant::now() + PATIENCE;
-        let mut kept = lock(&self.kept);
-        while !kept.keys.remove(key) {
-            if kept.dead > told {
-                told = kept.dead;
-                drop(kept);
+        let mut heard = lock(&self.heard);
+        loop {
+            if let Some(kept) = heard.kept.remove(&key) {
+                return kept;
+            }
+            if heard.dead > told {
+                told = heard.dead;
+                drop(heard);
                 if self.channel.send(&message, fds).is_err() {
                     return false;
                 }
-                kept = lock(&self.kept);
+                heard = lock(&self.heard);
                 continue;
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || self.alone.load(Ordering::Acquire) {
                 return false;
             }
-            let waited = self.was_kept.wait_timeout(kept, left);
-            kept = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.was_heard.wait_timeout(heard, left);
+            heard = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        true
+    }
+
+    /// Has the supervisor accept who waits at `socket` as `id`. What comes of it is said to
+    /// [`accepted`](Shared::accepted). False when there is nobody to ask.
+    pub(crate) fn accept(&self, socket: &Path, id: VmId, rule: LastRule) -> bool {
+        let message = ToSupervisor::Accept {
+            socket: socket.to_owned(),
+            id: id.get(),
+            rule,
+        };
+        !self.is_alone() && self.channel.send(&message, &[]).is_ok()
     }
 
     /// What was kept by this name need not be.
@@ -202,14 +212,16 @@ impl Handover {
     pub(crate) fn listen(&self, shared: &Arc<Shared>) {
         loop {
             match self.channel.receive() {
-                Ok(Some((message, _))) => self.hear(shared, message),
+                Ok(Some((message, fds))) => self.hear(shared, message, fds),
                 Ok(None) => break,
                 Err(_) => break,
             }
         }
         self.alone.store(true, Ordering::Release);
-        self.was_kept.notify_all();
+        self.was_heard.notify_all();
         lock(&self.upgrading).take();
+        // Nobody accepts any more who was to be accepted.
+        lock(&shared.asked).clear();
         shared.events.tell(&Event::SupervisorGone {
             vms: shared.vms().len(),
         });
@@ -223,12 +235,22 @@ impl Handover {
         }
     }
 
-    fn hear(&self, shared: &Arc<Shared>, message: ToWorker) {
+    fn hear(&self, shared: &Arc<Shared>, message: ToWorker, fds: Vec<OwnedFd>) {
         match message {
             ToWorker::Kept { key } => {
-                lock(&self.kept).keys.insert(key);
-                self.was_kept.notify_all();
+                lock(&self.heard).kept.insert(key, true);
+                self.was_heard.notify_all();
             }
+            ToWorker::NotKept { key } => {
+                lock(&self.heard).kept.insert(key, false);
+                self.was_heard.notify_all();
+            }
+            ToWorker::Accepted { socket, id } => match fds.into_iter().next() {
+                Some(stream) => shared.accepted(socket, VmId::new(id), stream.into()),
+                None => shared.no_room_for(&socket),
+            },
+            ToWorker::Nobody { socket } => shared.nobody_there(&socket),
+            ToWorker::NotAccepted { socket } => shared.not_accepted(&socket),
             ToWorker::Drain => {
                 self.draining.store(true, Ordering::Release);
                 self.tell_upgrading(None);
@@ -250,8 +272,9 @@ impl Handover {
                 shared.nudge.wake();
             }
             ToWorker::Takeover => {
-                lock(&self.kept).dead += 1;
-                self.was_kept.notify_all();
+                lock(&self.heard).dead += 1;
+                self.was_heard.notify_all();
+                shared.ask_anew();
                 // A successor that was begun with has died with the supervisor.
                 self.draining.store(false, Ordering::Release);
                 self.tell_upgrading(Some("the supervisor has died".to_owned()));

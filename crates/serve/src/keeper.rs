@@ -20,8 +20,9 @@ use surefault_uffd::Userfaultfd;
 
 use crate::accept::Shaking;
 use crate::daemon::Shared;
+use crate::death::{HandshakePoint, die_at};
 use crate::event::{Event, VmId};
-use crate::handshake::{Handshake, Rejected, discard, peek, receive};
+use crate::handshake::{Handshake, ReceiveError, Rejected, look, take_out};
 use crate::peer::Peer;
 use crate::source::{Later, Source};
 use crate::vm::{Vm, VmAttendant, VmRecord};
@@ -29,6 +30,8 @@ use crate::wakeup::Wakeup;
 
 /// A process is given this long from closing its connection to its end, before that is remarked on.
 const GRACE: Duration = Duration::from_secs(2);
+/// The pause before a descriptor is tried for again that there was no room for.
+const PAUSE_FOR_ROOM: Duration = Duration::from_millis(20);
 
 /// Serves whoever connected `stream` at `socket`, for life.
 pub(crate) fn keep(
@@ -56,36 +59,33 @@ fn shake_hands(
     id: VmId,
     shaking: Shaking,
 ) -> Option<Arc<Vm>> {
-    let peer = match Peer::of(stream) {
-        Ok(peer) => peer,
-        Err(error) => {
-            refuse(shared, socket, None, &error, false);
-            return None;
+    let limits = &shared.config.handshake;
+    let until = Instant::now() + limits.time;
+    let received = loop {
+        match receive(shared, stream) {
+            Err(refusal) if refusal.is_no_room && Instant::now() < until => {
+                std::thread::sleep(PAUSE_FOR_ROOM);
+            }
+            received => break received,
         }
     };
-    if !shared.allows(peer.uid()) {
-        let reason = format!("user {} is not allowed", peer.uid());
-        refuse(shared, socket, Some(&peer), &reason, false);
-        return None;
-    }
-    let limits = &shared.config.handshake;
-    // Looked at and left where it is until the VM is kept, so that a successor finds it.
-    let peeked = shared.handover.as_ref().and_then(|_| peek(stream, limits));
-    let is_peeked = peeked.is_some();
-    let handshake = match peeked.map_or_else(|| receive(stream, limits), Ok) {
-        Ok(handshake) => handshake,
-        Err(Rejected { error, uffd }) => {
+    let (peer, handshake, left) = match received {
+        Ok(received) => received,
+        Err(refusal) => {
+            let Refusal { reason, peer, .. } = refusal;
             // Closed after the kill only: a VMM must not go on with zeros for its memory.
-            let killed = uffd.is_some() && peer.end().is_ok();
-            refuse(shared, socket, Some(&peer), &chain(&error), killed);
+            let killed = (refusal.uffd.is_some() || refusal.is_no_room)
+                && shared
+                    .spare
+                    .lend(|| Peer::of(stream).is_ok_and(|peer| peer.end().is_ok()));
+            shared.refused(socket, peer, &reason, killed);
             return None;
         }
     };
     let pid = peer.pid();
     let vm = attach(shared, socket, source, peer, handshake, stream, id);
-    if is_peeked {
-        discard(stream, limits);
-    }
+    die_at(&HandshakePoint::Served);
+    take_out(stream, left);
     drop(shaking);
     match vm {
         Ok(vm) => Some(vm),
@@ -97,14 +97,41 @@ fn shake_hands(
     }
 }
 
-fn refuse(
-    shared: &Shared,
-    socket: &Path,
-    peer: Option<&Peer>,
-    reason: &impl ToString,
-    killed: bool,
-) {
-    shared.refused(socket, peer.map(Peer::pid), &reason.to_string(), killed);
+/// Why somebody who connected is not served.
+#[derive(Default)]
+struct Refusal {
+    reason: String,
+    /// The process that connected, if that is known.
+    peer: Option<u32>,
+    /// This process had no room for a descriptor. What was to come may be its userfaultfd.
+    is_no_room: bool,
+    uffd: Option<Userfaultfd>,
+}
+
+/// Who has connected `stream`, and the handshake, left there with its length until the VM is kept, so
+/// that a successor finds it.
+fn receive(shared: &Shared, stream: &UnixStream) -> Result<(Peer, Handshake, usize), Refusal> {
+    let peer = Peer::of(stream).map_err(|error| Refusal {
+        reason: chain(&error),
+        is_no_room: error.is_no_room(),
+        ..Refusal::default()
+    })?;
+    if !shared.allows(peer.uid()) {
+        return Err(Refusal {
+            reason: format!("user {} is not allowed", peer.uid()),
+            peer: Some(peer.pid()),
+            ..Refusal::default()
+        });
+    }
+    match look(stream, &shared.config.handshake) {
+        Ok((handshake, left)) => Ok((peer, handshake, left)),
+        Err(Rejected { error, uffd }) => Err(Refusal {
+            reason: chain(&error),
+            peer: Some(peer.pid()),
+            is_no_room: matches!(error, ReceiveError::DescriptorsLost),
+            uffd,
+        }),
+    }
 }
 
 /// Begins to serve a VM. On failure its process has been killed before its userfaultfd is closed, or

@@ -12,10 +12,13 @@
 //! | `keeper` | one VM's life, in a thread of its own |
 //! | `vm` | what is known of a VM, and who hears of its failed pages |
 //! | `listener`, `accept`, `daemon` | the sockets; who connects; all VMs together, drain and stop |
+//! | `asked` | connections that the supervisor accepts |
 //! | [`event`], [`control`] | what happened, and what the daemon can be told |
 //! | `metrics`, `sandbox` | its numbers; the system calls it may make |
+//! | `sockopt`, `spare` | socket options; a descriptor for when there is room for no other |
 //! | `supervisor` | the process that holds duplicates of everything, and starts workers |
 //! | `handover`, `resume` | a worker's side of it: what is given to be kept; going on with a VM |
+//! | `death` | for tests: a worker's death at a given moment |
 //! | [`demo`] | a client that plays the VMM, for trying and testing |
 //!
 //! **Nothing is closed while a page is absent** and its process lives: the page would read as zeros.
@@ -28,8 +31,10 @@ pub mod event;
 pub mod handshake;
 
 mod accept;
+mod asked;
 mod config;
 mod daemon;
+mod death;
 mod handover;
 mod keeper;
 mod listener;
@@ -37,7 +42,9 @@ mod metrics;
 mod peer;
 mod resume;
 mod sandbox;
+mod sockopt;
 mod source;
+mod spare;
 mod supervisor;
 mod vm;
 mod wakeup;

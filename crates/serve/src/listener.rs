@@ -95,11 +95,16 @@ impl Listener {
 
     /// The next connection, if one waits.
     pub(crate) fn accept(&self) -> io::Result<Option<UnixStream>> {
-        match accept_with(&self.socket, SocketFlags::CLOEXEC) {
-            Ok(stream) => Ok(Some(stream.into())),
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
+        accept(self.as_fd())
+    }
+}
+
+/// The next connection that waits at `listener`, if one does.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<UnixStream>> {
+    match accept_with(listener, SocketFlags::CLOEXEC) {
+        Ok(stream) => Ok(Some(stream.into())),
+        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 

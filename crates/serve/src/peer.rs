@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
+use crate::sockopt;
+
 /// A process is given this long to die of a kill.
 const DEATH: Timespec = Timespec {
     tv_sec: 10,
@@ -28,6 +30,13 @@ pub struct Peer {
 #[error("cannot tell who connected")]
 pub struct PeerError(#[source] Errno);
 
+impl PeerError {
+    /// Whether there was no room for a descriptor, and may be later.
+    pub(crate) fn is_no_room(&self) -> bool {
+        matches!(self.0, Errno::MFILE | Errno::NFILE)
+    }
+}
+
 impl Peer {
     /// Who connected `stream`.
     ///
@@ -35,11 +44,15 @@ impl Peer {
     /// is looked at again after it was opened: while the connection lives it was not reused.
     ///
     /// # Errors
-    /// When the socket does not say.
+    /// When the socket does not say, or there is no room for its pidfd.
     pub fn of(stream: &UnixStream) -> Result<Peer, PeerError> {
         let credentials = rustix::net::sockopt::socket_peercred(stream).map_err(PeerError)?;
         let pid = credentials.pid;
-        let pidfd = pidfd::of_peer(stream).or_else(|| by_pid(stream, pid));
+        let pidfd = match sockopt::pidfd_of_peer(stream).or_else(|_| by_pid(stream, pid)) {
+            Ok(pidfd) => Some(pidfd),
+            Err(errno @ (Errno::MFILE | Errno::NFILE)) => return Err(PeerError(errno)),
+            Err(_) => None,
+        };
         Ok(Peer {
             pid: pid.as_raw_nonzero().get().cast_unsigned(),
             uid: credentials.uid.as_raw(),
@@ -94,10 +107,13 @@ impl Peer {
 }
 
 /// The process that has the other end of `stream`, and had this number when it connected.
-fn by_pid(stream: &UnixStream, pid: Pid) -> Option<OwnedFd> {
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+fn by_pid(stream: &UnixStream, pid: Pid) -> Result<OwnedFd, Errno> {
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     // One that has hung up may have ended, and another may have its number.
-    (!hung_up(stream)).then_some(pidfd)
+    match hung_up(stream) {
+        true => Err(Errno::SRCH),
+        false => Ok(pidfd),
+    }
 }
 
 /// Whether the peer of `stream` has closed it.
@@ -106,32 +122,6 @@ pub(crate) fn hung_up(stream: &UnixStream) -> bool {
     let now = Timespec::default();
     let closed = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
     poll(&mut fds, Some(&now)).is_err() || fds[0].revents().intersects(closed)
-}
-
-mod pidfd {
-    #![expect(unsafe_code, reason = "a socket option that rustix does not have")]
-
-    use std::mem::size_of;
-    use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-    use std::os::unix::net::UnixStream;
-
-    /// `SO_PEERPIDFD` (include/uapi/asm-generic/socket.h, which x86 and ARM use).
-    const SO_PEERPIDFD: libc::c_int = 77;
-
-    pub(super) fn of_peer(stream: &UnixStream) -> Option<OwnedFd> {
-        let mut fd: libc::c_int = -1;
-        let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-        let (socket, value) = (stream.as_raw_fd(), (&raw mut fd).cast());
-        // SAFETY: the kernel writes at most `len` bytes, an int, to `fd`.
-        let answer = unsafe {
-            libc::getsockopt(socket, libc::SOL_SOCKET, SO_PEERPIDFD, value, &raw mut len)
-        };
-        if answer != 0 || fd < 0 {
-            return None;
-        }
-        // SAFETY: the call succeeded: a new descriptor that nobody else knows of.
-        Some(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
 }
 
 #[cfg(test)]
@@ -157,17 +147,17 @@ mod tests {
             .spawn()
             .expect("a process");
         let pid = Pid::from_child(&child);
-        let peer = Peer::known(child.id(), 0, by_pid(&ours, pid));
+        let peer = Peer::known(child.id(), 0, by_pid(&ours, pid).ok());
         peer.end().expect("it is killed");
         let status = child.wait().expect("a child");
         assert_eq!(
             std::os::unix::process::ExitStatusExt::signal(&status),
             Some(9)
         );
-        assert!(by_pid(&ours, pid).is_none(), "nobody has that number");
+        assert!(by_pid(&ours, pid).is_err(), "nobody has that number");
         let own = rustix::process::getpid();
-        assert!(by_pid(&ours, own).is_some());
+        assert!(by_pid(&ours, own).is_ok());
         drop(theirs);
-        assert!(by_pid(&ours, own).is_none(), "it may be another's by now");
+        assert!(by_pid(&ours, own).is_err(), "it may be another's by now");
     }
 }

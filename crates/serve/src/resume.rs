@@ -3,20 +3,21 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, OnceLock};
 
-use surefault_pager::{Point, Records};
+use surefault_pager::Records;
 use surefault_uffd::Userfaultfd;
 
 use crate::accept::{Keeper, thread};
 use crate::daemon::{Listening, Shared, lock};
+use crate::death::{HandshakePoint, die_at};
 use crate::event::{Event, VmId};
 use crate::keeper::{Newcomer, chain, watch};
 use crate::listener::Listener;
 use crate::peer::Peer;
-use crate::supervisor::{Entry, Record, VmEntry, now_ns};
+use crate::supervisor::{Entry, LastRule, Record, VmEntry, listener_key, now_ns, vm_key};
 use crate::vm::{Vm, VmRecord};
 
 /// What another worker has left, sorted.
@@ -30,12 +31,12 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    pub(crate) fn sort(entries: Vec<(String, Entry)>) -> Left {
+    pub(crate) fn sort(entries: Vec<Entry>) -> Left {
         let mut left = Left::default();
-        for (_, Entry { record, mut fds }) in entries {
+        for Entry { record, mut fds } in entries {
             match record {
                 Record::Vm(vm) => left.vms.push((vm, fds)),
-                Record::Connection { socket, id } => {
+                Record::Connection { socket, id, .. } => {
                     let id = VmId::new(id);
                     left.connections
                         .extend(fds.pop().map(|fd| (socket, id, fd)));
@@ -51,14 +52,6 @@ impl Left {
         }
         left
     }
-}
-
-fn vm_key(id: VmId) -> String {
-    format!("vm {id}")
-}
-
-fn listener_key(socket: &Path) -> String {
-    format!("listener {}", socket.display())
 }
 
 impl Shared {
@@ -86,8 +79,8 @@ impl Shared {
                 socket: listener.path().to_owned(),
                 store: store.to_owned(),
             };
-            let key = listener_key(listener.path());
-            self.said_to_be_kept(handover.keep(&key, record, &[listener.as_fd()]), &key);
+            let key = record.key();
+            self.said_to_be_kept(handover.keep(record, &[listener.as_fd()]), &key);
         }
     }
 
@@ -97,21 +90,11 @@ impl Shared {
         }
     }
 
-    /// Has a connection kept whose handshake is still to come.
-    pub(crate) fn keep_connection(&self, id: VmId, socket: &Path, stream: &UnixStream) {
-        if let Some(handover) = &self.handover {
-            let (socket, id_raw) = (socket.to_owned(), id.get());
-            let record = Record::Connection { socket, id: id_raw };
-            let key = vm_key(id);
-            self.said_to_be_kept(handover.keep(&key, record, &[stream.as_fd()]), &key);
-        }
-    }
-
     /// Has a VM kept, before any of its pages is served. Gives the records to be written; without a
     /// supervisor, or where it does not keep them, there are none.
     pub(crate) fn keep_vm(&self, vm: &VmRecord, stream: &UnixStream) -> Option<Records> {
         let handover = self.handover.as_ref()?;
-        let key = vm_key(vm.id);
+        let key = vm_key(vm.id.get());
         let records = match Records::create(&vm.regions, self.config.pager.batch) {
             Ok(records) => records,
             Err(_) => {
@@ -125,20 +108,26 @@ impl Shared {
             uid: vm.peer.uid(),
             socket: vm.socket.clone(),
             store: vm.store.clone(),
-            rule: self.config.pager.failed_page.into(),
+            rule: self.last_rule(),
             regions: vm.regions.iter().map(Into::into).collect(),
             started_ns: now_ns(),
         });
         let mut fds = vec![vm.uffd.as_fd(), stream.as_fd(), records.as_fd()];
         fds.extend(vm.peer.pidfd());
-        let kept = handover.keep(&key, record, &fds);
+        let kept = handover.keep(record, &fds);
         self.said_to_be_kept(kept, &key);
+        die_at(&HandshakePoint::Kept);
         kept.then_some(records)
+    }
+
+    /// What becomes of pages when there is no worker.
+    pub(crate) fn last_rule(&self) -> LastRule {
+        self.config.pager.failed_page.into()
     }
 
     pub(crate) fn forget_vm(&self, id: VmId) {
         if let Some(handover) = &self.handover {
-            handover.forget(&vm_key(id));
+            handover.forget(&vm_key(id.get()));
         }
     }
 
@@ -154,7 +143,7 @@ impl Shared {
         }
     }
 
-    fn said_to_be_kept(&self, kept: bool, key: &str) {
+    pub(crate) fn said_to_be_kept(&self, kept: bool, key: &str) {
         if !kept {
             let key = key.to_owned();
             self.events.tell(&Event::NotKept { key });
@@ -187,13 +176,16 @@ impl Shared {
         let kept_control = lock(&self.control).clone();
         if let Some(control) = kept_control {
             let socket = control.path().to_owned();
-            let kept = handover.keep("control", Record::Control { socket }, &[control.as_fd()]);
-            self.said_to_be_kept(kept, "control");
+            let record = Record::Control { socket };
+            let key = record.key();
+            self.said_to_be_kept(handover.keep(record, &[control.as_fd()]), &key);
         }
         let (attached, all_attached) = channel::<()>();
         for (vm, fds) in core::mem::take(&mut *lock(&self.left)) {
-            let (shared, keeper) = (Arc::clone(self), Keeper::new(self));
-            let attached = attached.clone();
+            let (shared, attached) = (Arc::clone(self), attached.clone());
+            let Some(keeper) = Keeper::new(self, VmId::new(vm.id)) else {
+                continue;
+            };
             let begun = thread("vm", move || {
                 resume(&shared, vm, fds, attached);
                 drop(keeper);
@@ -206,13 +198,7 @@ impl Shared {
         }
         drop(attached);
         for (socket, id, stream) in core::mem::take(&mut *lock(&self.shaking)) {
-            let source = lock(&self.listeners)
-                .get(&socket)
-                .map(|listening| Arc::clone(&listening.source));
-            match source {
-                Some(source) => self.begin_vm(socket, source, stream.into(), id),
-                None => self.forget_vm(id),
-            }
+            self.begin_kept(socket, id, stream.into());
         }
         // Nothing is ever sent: it ends when all have let go of it.
         let _ = all_attached.recv();
@@ -265,28 +251,5 @@ fn resume(shared: &Arc<Shared>, vm: VmEntry, fds: Vec<OwnedFd>, attached: Sender
             shared.forget_vm(id);
             shared.refused(&socket, Some(vm.pid), &reason, killed);
         }
-    }
-}
-
-/// For tests: `SUREFAULT_DIE_AT=POINT:N` in a worker's environment has it killed the Nth time that it
-/// reaches a point of its work; `panic:POINT:N` has the thread panic there.
-pub(crate) fn die_at(point: Point) {
-    static DEATH: OnceLock<Option<(bool, Point, AtomicU64)>> = OnceLock::new();
-    let death = DEATH.get_or_init(|| {
-        let spec = std::env::var("SUREFAULT_DIE_AT").ok()?;
-        let without = spec.strip_prefix("panic:");
-        let (name, nth) = without.unwrap_or(&spec).split_once(':')?;
-        let point = Point::ALL
-            .into_iter()
-            .find(|point| format!("{point:?}").eq_ignore_ascii_case(name))?;
-        Some((without.is_some(), point, AtomicU64::new(nth.parse().ok()?)))
-    });
-    if let Some((panics, at, left)) = death
-        && *at == point
-        && left.fetch_sub(1, Ordering::SeqCst) == 1
-    {
-        assert!(!panics, "a test wants it");
-        use rustix::process::{Signal, getpid, kill_process};
-        let _ = kill_process(getpid(), Signal::KILL);
     }
 }

@@ -49,7 +49,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
 pub(crate) use channel::{Channel, ToSupervisor, ToWorker};
-pub(crate) use entries::{Entry, Record, VmEntry, now_ns};
+pub(crate) use entries::{Entry, LastRule, Record, VmEntry, listener_key, now_ns, vm_key};
 
 use entries::Entries;
 use last_resort::LastResort;

@@ -233,7 +233,7 @@ impl Attendant for VmAttendant {
     }
 
     fn reached(&self, point: Point) {
-        crate::resume::die_at(point);
+        crate::death::die_at(&point);
     }
 
     /// With a supervisor the worker ends, and all VMs are served on by the next one. Without one only

@@ -4,14 +4,17 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use surefault_pager::ServedRegion;
 use surefault_uffd::Userfaultfd;
 use thiserror::Error;
+
+use crate::death::{HandshakePoint, die_at};
+use crate::sockopt::peek_from;
 
 use super::framing::Framing;
 use super::parse::parse;
@@ -19,8 +22,10 @@ use super::{HandshakeLimits, ParseError};
 
 /// Descriptors that a handshake may bring: the userfaultfd, and up to two that newer VMMs add.
 const MAX_FDS: usize = 3;
-/// Bytes read at once.
-const PIECE: usize = 16 << 10;
+/// Descriptors that one message can bring at all (`SCM_MAX_FD`).
+const MAX_SENT: usize = 253;
+/// A sender that says nothing for this long in the middle of a handshake may have no room to go on.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// A VMM's memory, to be served.
 #[derive(Debug)]
@@ -63,7 +68,7 @@ pub enum ReceiveError {
     #[error("the kernel cut its bytes short (MSG_TRUNC)")]
     Truncated,
     /// Descriptors were lost (`MSG_CTRUNC`).
-    #[error("descriptors were lost (MSG_CTRUNC): too many came, or this process has no room")]
+    #[error("its descriptors were lost: this process has no room for more (MSG_CTRUNC)")]
     DescriptorsLost,
     /// More descriptors than there can be.
     #[error("it brought {0} descriptors, and at most {MAX_FDS} make sense")]
@@ -88,51 +93,46 @@ pub enum ReceiveError {
 /// [`Rejected`], with the reason, and the userfaultfd if it had come.
 pub fn receive(stream: &UnixStream, limits: &HandshakeLimits) -> Result<Handshake, Rejected> {
     let mut message = Message::default();
-    let regions = message.take(stream, limits);
-    let uffd = message.uffd();
-    match (regions, uffd) {
-        (Ok(regions), Ok(uffd)) => Ok(Handshake { uffd, regions }),
-        (Err(error), uffd) => {
-            let uffd = uffd.ok();
-            Err(Rejected { error, uffd })
-        }
-        (Ok(_), Err(error)) => Err(Rejected { error, uffd: None }),
-    }
+    let regions = message.take(stream, limits, RecvFlags::empty());
+    message.judge(regions)
 }
 
-/// The handshake that waits in `stream`, left there: if it came in one piece and can be served. What
-/// did not is for [`receive`], which says why.
+/// Reads the handshake that comes from `stream`, and leaves it there, so that it can be read again by
+/// somebody else until it is [taken out](take_out). Gives its length, too.
 ///
-/// It can so be taken by somebody else, too, until it is [discarded](discard).
-pub(crate) fn peek(stream: &UnixStream, limits: &HandshakeLimits) -> Option<Handshake> {
-    let until = Instant::now() + limits.time;
+/// What is left there counts against the room that its sender has: when nothing more comes for a
+/// [while](SILENCE), it is taken out. VMMs send all of it at once.
+///
+/// # Errors
+/// As [`receive`].
+pub(crate) fn look(
+    stream: &UnixStream,
+    limits: &HandshakeLimits,
+) -> Result<(Handshake, usize), Rejected> {
     let mut message = Message::default();
-    let flags = RecvFlags::PEEK;
-    let piece = limits.message;
-    message
-        .receive_piece(stream, until, limits, piece, flags)
-        .ok()?;
-    let end = message.framing.end(&message.bytes)?;
-    let (json, rest) = message.bytes.split_at(end);
-    if !rest.trim_ascii().is_empty() {
-        return None;
-    }
-    let regions = parse(json, limits).ok()?;
-    let uffd = message.uffd().ok()?;
-    Some(Handshake { uffd, regions })
+    // From the beginning, wherever somebody else has stopped.
+    let left = match peek_from(stream, 0) {
+        Ok(()) => RecvFlags::PEEK,
+        Err(_) => RecvFlags::empty(),
+    };
+    let regions = message.take(stream, limits, left);
+    let handshake = message.judge(regions)?;
+    Ok((handshake, message.left))
 }
 
-/// Takes what waits in `stream` out of there.
-pub(crate) fn discard(stream: &UnixStream, limits: &HandshakeLimits) {
-    let mut message = Message::default();
-    // There is something to take, or nothing to wait for.
-    let _ = message.receive_piece(
-        stream,
-        Instant::now() + limits.time,
-        limits,
-        limits.message,
-        RecvFlags::empty(),
-    );
+/// Takes `len` bytes that were looked at out of `stream`, with the descriptors that came with them.
+pub(crate) fn take_out(stream: &UnixStream, mut len: usize) {
+    let mut bytes = vec![0; len];
+    while len > 0 {
+        let mut ancillary = RecvAncillaryBuffer::default();
+        let mut parts = [IoSliceMut::new(&mut bytes[..len])];
+        match recvmsg(stream, &mut parts, &mut ancillary, RecvFlags::DONTWAIT) {
+            Ok(received) if received.bytes > 0 => len -= received.bytes,
+            Err(Errno::INTR) => {}
+            // Whoever has nothing more there has hung up.
+            Ok(_) | Err(_) => return,
+        }
+    }
 }
 
 /// What has come so far.
@@ -141,6 +141,8 @@ struct Message {
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
     framing: Framing,
+    /// Bytes that were looked at, and left.
+    left: usize,
 }
 
 impl Message {
@@ -148,12 +150,21 @@ impl Message {
         &mut self,
         stream: &UnixStream,
         limits: &HandshakeLimits,
+        mut how: RecvFlags,
     ) -> Result<Vec<ServedRegion>, ReceiveError> {
         let until = Instant::now() + limits.time;
         loop {
-            self.receive_piece(stream, until, limits, PIECE, RecvFlags::empty())?;
+            if !self.receive_piece(stream, until, limits, how)? {
+                take_out(stream, self.left);
+                (self.left, how) = (0, RecvFlags::empty());
+                continue;
+            }
             if self.bytes.len() > limits.message {
                 return Err(ReceiveError::TooLong(limits.message));
+            }
+            if how.contains(RecvFlags::PEEK) {
+                self.left = self.bytes.len();
+                die_at(&HandshakePoint::Looked);
             }
             if let Some(end) = self.framing.end(&self.bytes) {
                 let (json, rest) = self.bytes.split_at(end);
@@ -165,26 +176,54 @@ impl Message {
         }
     }
 
-    /// Receives what there is, or waits for it.
+    /// The handshake, if what it says is good and it brought what it has to.
+    fn judge(
+        &mut self,
+        regions: Result<Vec<ServedRegion>, ReceiveError>,
+    ) -> Result<Handshake, Rejected> {
+        match (regions, self.uffd()) {
+            (Ok(regions), Ok(uffd)) => Ok(Handshake { uffd, regions }),
+            (Err(error), uffd) => {
+                let uffd = uffd.ok();
+                Err(Rejected { error, uffd })
+            }
+            (Ok(_), Err(error)) => Err(Rejected { error, uffd: None }),
+        }
+    }
+
+    /// Receives what there is, or waits for it. False when nothing comes to what is left where it is.
     fn receive_piece(
         &mut self,
         stream: &UnixStream,
         until: Instant,
         limits: &HandshakeLimits,
-        piece: usize,
         how: RecvFlags,
-    ) -> Result<(), ReceiveError> {
+    ) -> Result<bool, ReceiveError> {
         let old = self.bytes.len();
-        self.bytes.resize(old + piece, 0);
-        // Room for one more than makes sense, to be able to say so.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS + 1))];
+        // One byte more than is allowed tells that it is too long. A piece that is looked at has to
+        // find room as a whole: its descriptors come again with every part of it.
+        self.bytes.resize(limits.message + 1, 0);
+        // Room for all that can come: what is lost then was lost for want of room in this process.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SENT))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
-            await_input(stream, until, limits)?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.bytes.truncate(old);
+                return Err(ReceiveError::TooSlow(limits.time));
+            }
+            // What was looked at keeps the socket readable: poll would not wait.
+            let is_left = how.contains(RecvFlags::PEEK) && old > 0;
+            let patience = if is_left { left.min(SILENCE) } else { left };
+            let waited = set_socket_timeout(stream, Timeout::Recv, Some(patience));
             let mut parts = [IoSliceMut::new(&mut self.bytes[old..])];
-            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT | how;
-            match recvmsg(stream, &mut parts, &mut ancillary, flags) {
+            let flags = RecvFlags::CMSG_CLOEXEC | how;
+            match waited.and_then(|()| recvmsg(stream, &mut parts, &mut ancillary, flags)) {
                 Ok(received) => break received,
+                Err(Errno::AGAIN) if is_left && patience < left => {
+                    self.bytes.truncate(old);
+                    return Ok(false);
+                }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(errno) => {
                     self.bytes.truncate(old);
@@ -213,7 +252,7 @@ impl Message {
         if received.bytes == 0 {
             return Err(ReceiveError::HungUp(old));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The one userfaultfd among the descriptors; the others are closed.
@@ -228,29 +267,6 @@ impl Message {
             (Some(uffd), true) => Ok(uffd),
             (Some(_), false) => Err(ReceiveError::SeveralUserfaultfds),
             (None, _) => Err(ReceiveError::NoUserfaultfd(count)),
-        }
-    }
-}
-
-/// Waits until there is something to read.
-fn await_input(
-    stream: &UnixStream,
-    until: Instant,
-    limits: &HandshakeLimits,
-) -> Result<(), ReceiveError> {
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ReceiveError::TooSlow(limits.time));
-        }
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(errno) => return Err(ReceiveError::Socket(errno)),
         }
     }
 }

@@ -1,10 +1,13 @@
-use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::io::{IoSlice, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use surefault_core::Hva;
+use surefault_uffd::{Options, Userfaultfd};
 
 use super::framing::Framing;
 use super::*;
@@ -190,6 +193,67 @@ fn peers_that_do_not_keep_to_it() {
         send(client, &[wire(0)], file.as_fd()).expect("sent");
     });
     assert!(matches!(wrong, ReceiveError::NoUserfaultfd(1)), "{wrong}");
+}
+
+/// What was looked at is there for whoever looks next, wherever the first one stopped.
+#[test]
+fn what_was_looked_at_is_left() {
+    let (mut client, server) = UnixStream::pair().expect("sockets");
+    let text = json(&[wire(0), wire(1)]);
+    let uffd = Userfaultfd::create(Options::default()).expect("a userfaultfd");
+    let (first, rest) = text.split_at(20);
+    send_fd(&client, first, uffd.as_fd());
+    let too_early = look(&server, &limits()).expect_err("it is not complete");
+    let (error, uffd) = (too_early.error, too_early.uffd);
+    assert!(matches!(error, ReceiveError::TooSlow(_)), "{error}");
+    assert!(uffd.is_some());
+    for byte in rest {
+        client.write_all(&[*byte]).expect("sent");
+    }
+    for _ in 0..2 {
+        let (handshake, left) = look(&server, &limits()).expect("it is there");
+        assert_eq!(handshake.regions.len(), 2);
+        assert_eq!(left, text.len());
+    }
+    take_out(&server, text.len());
+    client.write_all(b"x").expect("sent");
+    let mut next = [0; 8];
+    assert_eq!((&server).read(&mut next).expect("read"), 1);
+    assert_eq!(next[0], b'x');
+}
+
+/// More pieces than a socket has room for while none of them is taken out.
+#[test]
+fn who_has_no_room_is_given_some() {
+    let (mut client, server) = UnixStream::pair().expect("sockets");
+    let regions: Vec<WireRegion> = (0..100).map(wire).collect();
+    let text = json(&regions);
+    let uffd = Userfaultfd::create(Options::default()).expect("a userfaultfd");
+    let sent = text.clone();
+    let sender = std::thread::spawn(move || {
+        send_fd(&client, &sent[..1], uffd.as_fd());
+        for byte in &sent[1..] {
+            client.write_all(&[*byte]).expect("sent");
+        }
+    });
+    let patient = HandshakeLimits {
+        time: Duration::from_secs(60),
+        ..limits()
+    };
+    let (handshake, left) = look(&server, &patient).expect("it comes");
+    assert_eq!(handshake.regions.len(), 100);
+    assert_eq!(left, 0, "it was taken out");
+    sender.join().expect("the sender ends");
+}
+
+fn send_fd(stream: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) {
+    let fds = [fd];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+    let parts = [IoSlice::new(bytes)];
+    let sent = sendmsg(stream, &parts, &mut ancillary, SendFlags::empty());
+    assert_eq!(sent, Ok(bytes.len()));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::entries::Record;
+use super::entries::{LastRule, Record};
 
 /// Descriptors in one message: userfaultfd, connection, records, pidfd.
 const MAX_FDS: usize = 4;
@@ -40,12 +40,20 @@ pub(crate) enum ToSupervisor {
     Ready,
     /// It gets on with its work.
     Alive,
-    /// To be kept for its successors, with the descriptors that come along. Answered by `Kept`.
+    /// To be kept for its successors, with the descriptors that come along. Answered by `Kept` or
+    /// `NotKept`.
     Keep {
-        /// By what name.
-        key: String,
         /// What they belong to.
         record: Record,
+    },
+    /// Somebody connects: to be accepted, and kept. Answered by `Accepted`, `Nobody` or `NotAccepted`.
+    Accept {
+        /// At this socket.
+        socket: PathBuf,
+        /// The number of the VM that it may become.
+        id: u64,
+        /// What becomes of it when nobody serves it.
+        rule: LastRule,
     },
     /// To be kept no longer.
     Forget {
@@ -79,8 +87,6 @@ impl ToSupervisor {
 pub(crate) enum ToWorker {
     /// What its predecessor has left, with the descriptors.
     Restore {
-        /// By what name it was kept.
-        key: String,
         /// What they belong to.
         record: Record,
     },
@@ -93,6 +99,28 @@ pub(crate) enum ToWorker {
     Kept {
         /// By this name.
         key: String,
+    },
+    /// It is not kept.
+    NotKept {
+        /// By this name.
+        key: String,
+    },
+    /// Who connected is kept, and comes along.
+    Accepted {
+        /// At this socket.
+        socket: PathBuf,
+        /// As this VM.
+        id: u64,
+    },
+    /// Who connected is gone.
+    Nobody {
+        /// At this socket.
+        socket: PathBuf,
+    },
+    /// Who connects cannot be accepted.
+    NotAccepted {
+        /// At this socket.
+        socket: PathBuf,
     },
     /// To let go of what is under way; its successor is there. Answered by `Drained`.
     Drain,
@@ -145,7 +173,8 @@ impl Channel {
         }
     }
 
-    /// The next message; `None` when the other side is gone.
+    /// The next message; `None` when the other side is gone. Where this process has no room for its
+    /// descriptors, it comes without any.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -168,11 +197,11 @@ impl Channel {
         if received.bytes == 0 {
             return Ok(None);
         }
-        if received
-            .flags
-            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-        {
+        if received.flags.contains(ReturnFlags::TRUNC) {
             return Err(io::Error::other("a message was cut short"));
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            fds.clear();
         }
         let message = serde_json::from_slice(&bytes[..received.bytes])?;
         Ok(Some((message, fds)))

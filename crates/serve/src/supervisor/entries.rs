@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,8 @@ pub(crate) enum Record {
         socket: PathBuf,
         /// The number of the VM that it may become.
         id: u64,
+        /// What becomes of it when nobody serves it.
+        rule: LastRule,
     },
     /// A VM. Its userfaultfd, its connection, its records, and its pidfd if there is one.
     Vm(VmEntry),
@@ -90,6 +92,27 @@ impl From<&ServedRegion> for RegionEntry {
     }
 }
 
+impl Record {
+    /// By what name it is kept. A VM takes the place of the connection that it came by.
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Record::Listener { socket, .. } => listener_key(socket),
+            Record::Control { .. } => "control".to_owned(),
+            Record::Connection { id, .. } | Record::Vm(VmEntry { id, .. }) => vm_key(*id),
+        }
+    }
+}
+
+/// By what name a socket that VMs connect to is kept.
+pub(crate) fn listener_key(socket: &Path) -> String {
+    format!("listener {}", socket.display())
+}
+
+/// By what name a VM is kept.
+pub(crate) fn vm_key(id: u64) -> String {
+    format!("vm {id}")
+}
+
 impl VmEntry {
     /// Its regions; `None` when they are none.
     pub(crate) fn served_regions(&self) -> Option<Vec<ServedRegion>> {
@@ -143,12 +166,24 @@ impl Entries {
         self.0.insert(key, entry);
     }
 
+    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
+        self.0.get(key)
+    }
+
     pub(crate) fn remove(&mut self, key: &str) -> bool {
         self.0.remove(key).is_some()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Entry)> {
         self.0.iter()
+    }
+
+    /// Connections whose handshakes are not over, and what becomes of them when nobody serves them.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (u64, LastRule, &OwnedFd)> {
+        self.0.values().filter_map(|entry| match entry.record {
+            Record::Connection { id, rule, .. } => Some((id, rule, entry.fds.first()?)),
+            Record::Vm(_) | Record::Listener { .. } | Record::Control { .. } => None,
+        })
     }
 
     /// VMs that are kept.

@@ -1,14 +1,17 @@
 //! What a worker says, and that it has died.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
-use super::entries::Entry;
+use super::entries::{Entry, LastRule, Record, listener_key, vm_key};
 use super::worker::Stage;
 use super::{FIRST_PAUSE, Supervisor, ToSupervisor, ToWorker};
+use crate::death::{HandshakePoint, die_at};
+use crate::listener::accept;
 
 impl Supervisor {
     /// Hears what the worker has to say, or of its end. Gives the exit code if that is the end.
@@ -91,7 +94,8 @@ impl Supervisor {
                     self.say(&format!("systemd cannot be told: {error}"));
                 }
             }
-            ToSupervisor::Keep { key, record } => self.keep(key, Entry { record, fds }),
+            ToSupervisor::Keep { record } => self.keep(Entry { record, fds }),
+            ToSupervisor::Accept { socket, id, rule } => self.accept(socket, id, rule),
             ToSupervisor::Forget { key } => {
                 self.entries.remove(&key);
                 self.tell_standby_to_forget(&key);
@@ -108,15 +112,60 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn keep(&mut self, key: String, entry: Entry) {
+    pub(super) fn keep(&mut self, entry: Entry) {
+        let key = entry.record.key();
+        if entry.fds.is_empty() {
+            self.say(&format!("{key} is NOT KEPT: no room for its descriptors"));
+            return self.tell(&ToWorker::NotKept { key });
+        }
+        self.hold(entry);
+        self.tell(&ToWorker::Kept { key });
+    }
+
+    fn hold(&mut self, entry: Entry) {
+        let key = entry.record.key();
         if let Some(notify) = &mut self.notify
             && let Err(error) = notify.store(&key, &entry)
         {
             self.say(&format!("systemd does not keep {key}: {error}"));
         }
-        self.tell_standby_to_keep(&key, &entry);
-        self.entries.insert(key.clone(), entry);
-        self.tell(&ToWorker::Kept { key });
+        self.tell_standby_to_keep(&entry);
+        self.entries.insert(key, entry);
+    }
+
+    /// Accepts who waits at `socket`. A worker that did so would be the only one who has the connection
+    /// for a moment, and a VMM whose connection died with it would wait for ever.
+    fn accept(&mut self, socket: PathBuf, id: u64, rule: LastRule) {
+        let key = vm_key(id);
+        // Asked for again after another supervisor's death, it is there.
+        if self.entries.get(&key).is_none() {
+            let listener = self.entries.get(&listener_key(&socket));
+            let listener = listener.and_then(|entry| entry.fds.first());
+            let accepted = match listener {
+                Some(listener) => accept(listener.as_fd()).map_err(|error| error.to_string()),
+                None => Err("its socket is not kept".to_owned()),
+            };
+            match accepted {
+                Ok(Some(stream)) => {
+                    let (socket, fds) = (socket.clone(), vec![stream.into()]);
+                    let record = Record::Connection { socket, id, rule };
+                    self.hold(Entry { record, fds });
+                    die_at(&HandshakePoint::Held);
+                }
+                Ok(None) => return self.tell(&ToWorker::Nobody { socket }),
+                Err(reason) => {
+                    let at = socket.display();
+                    self.say(&format!("cannot accept who connects at {at}: {reason}"));
+                    return self.tell(&ToWorker::NotAccepted { socket });
+                }
+            }
+        }
+        let fds = self.entries.get(&key).map(Entry::borrowed);
+        if let Some(worker) = &self.worker {
+            let message = ToWorker::Accepted { socket, id };
+            // A worker that does not listen will be found dead, and the next one is given it.
+            let _ = worker.channel.send(&message, &fds.unwrap_or_default());
+        }
     }
 
     /// Gives the worker everything that is kept.
@@ -127,9 +176,9 @@ impl Supervisor {
             return;
         };
         worker.stage = Stage::Restoring;
-        let given = self.entries.iter().try_for_each(|(key, entry)| {
-            let (key, record) = (key.clone(), entry.record.clone());
-            let message = ToWorker::Restore { key, record };
+        let given = self.entries.iter().try_for_each(|(_, entry)| {
+            let record = entry.record.clone();
+            let message = ToWorker::Restore { record };
             worker.channel.send(&message, &entry.borrowed())
         });
         let given = given.and_then(|()| worker.channel.send(&ToWorker::Serve, &[]));

@@ -6,7 +6,9 @@
 //! from what was done here.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use surefault_pager::ServedRegion;
 use surefault_uffd::{
@@ -15,6 +17,7 @@ use surefault_uffd::{
 };
 
 use super::entries::{Entries, Entry, LastRule, VmEntry};
+use crate::peer::Peer;
 
 /// Ends the faults of all VMs, until it is dropped.
 pub(crate) struct LastResort {
@@ -66,6 +69,9 @@ impl LastResort {
                 },
             }
         }
+        for (id, rule, connection) in entries.connections() {
+            begin_with_connection(id, rule, connection, log);
+        }
         LastResort { vms }
     }
 
@@ -82,6 +88,31 @@ impl LastResort {
             again |= !vm.again.is_empty();
         }
         again
+    }
+}
+
+/// A VMM that has said what its memory is waits for it; nobody can be told of single pages yet.
+fn begin_with_connection(id: u64, rule: LastRule, connection: &OwnedFd, log: &dyn Fn(&str)) {
+    let mut has_come = [PollFd::new(connection, PollFlags::IN)];
+    let polled = poll(&mut has_come, Some(&Timespec::default()));
+    let stream = connection.try_clone().map(UnixStream::from);
+    let peer = stream.ok().and_then(|stream| Peer::of(&stream).ok());
+    let (Ok(1..), Some(peer)) = (polled, peer) else {
+        return;
+    };
+    let pid = peer.pid();
+    match rule {
+        LastRule::Wait => log(&format!(
+            "vm {id}: NOBODY SERVES process {pid}, and it WAITS for its handshake's end"
+        )),
+        LastRule::Kill | LastRule::Poison => match peer.kill() {
+            Ok(()) => log(&format!(
+                "vm {id}: nobody ends the handshake of process {pid}: it is killed"
+            )),
+            Err(error) => log(&format!(
+                "vm {id}: NOBODY ENDS the handshake of process {pid}, which cannot be killed: {error}"
+            )),
+        },
     }
 }
 

@@ -49,8 +49,6 @@ enum ToStandby {
     },
     /// To be kept, with the descriptors.
     Keep {
-        /// By what name.
-        key: String,
         /// What they belong to.
         record: Record,
     },
@@ -184,9 +182,9 @@ impl Supervisor {
         let Some(process) = standby.and_then(|standby| standby.process.as_ref()) else {
             return;
         };
-        let told = self.entries.iter().try_for_each(|(key, entry)| {
-            let (key, record) = (key.clone(), entry.record.clone());
-            let message = ToStandby::Keep { key, record };
+        let told = self.entries.iter().try_for_each(|(_, entry)| {
+            let record = entry.record.clone();
+            let message = ToStandby::Keep { record };
             process.channel.send(&message, &entry.borrowed())
         });
         if let Err(error) = told {
@@ -232,11 +230,9 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn tell_standby_to_keep(&mut self, key: &str, entry: &Entry) {
-        let message = ToStandby::Keep {
-            key: key.to_owned(),
-            record: entry.record.clone(),
-        };
+    pub(super) fn tell_standby_to_keep(&mut self, entry: &Entry) {
+        let record = entry.record.clone();
+        let message = ToStandby::Keep { record };
         self.tell_standby(&message, &entry.borrowed());
     }
 
@@ -342,8 +338,12 @@ fn wait(channel: &Channel) -> io::Result<Option<Left>> {
         match channel.receive()? {
             Some((ToStandby::State(new), _)) => state = Some(new),
             Some((ToStandby::Worker { pid }, fds)) => worker = adopt(pid, fds)?,
-            Some((ToStandby::Keep { key, record }, fds)) => {
-                entries.insert(key, Entry { record, fds });
+            // Without it this process would lose what it is there for.
+            Some((ToStandby::Keep { .. }, fds)) if fds.is_empty() => {
+                return Err(io::Error::other("no room for what is to be kept"));
+            }
+            Some((ToStandby::Keep { record }, fds)) => {
+                entries.insert(record.key(), Entry { record, fds });
             }
             Some((ToStandby::Forget { key }, _)) => {
                 entries.remove(&key);

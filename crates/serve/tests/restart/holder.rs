@@ -106,13 +106,7 @@ fn both_die_and_the_descriptors_are_kept() {
             command.env("NOTIFY_SOCKET", holder.socket());
         },
     );
-    let mut vms: Vec<_> = (0..2)
-        .map(|_| rig.vm(|part| part.balloon = part.pages / 3))
-        .collect();
-    for vm in 1..=2 {
-        let begins = format!("vm {vm}: process");
-        rig.told("a VM", 0, |line| line.starts_with(&begins).then_some(()));
-    }
+    let mut vms = rig.served_vms(2, |part| part.balloon = part.pages / 3);
     let mut freezes = Vec::new();
     for _ in 0..rounds {
         let killed = now_ns();

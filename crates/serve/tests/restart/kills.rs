@@ -12,6 +12,7 @@ crate::cases![
     workers_killed_under_four_vms,
     workers_that_die_at_every_point,
     a_panic_with_a_supervisor_ends_the_worker,
+    a_panic_without_a_supervisor_ends_the_vm,
     a_worker_that_is_stuck_is_killed,
     a_vm_that_dies_without_a_worker_is_cleaned_up,
     the_worker_goes_on_without_its_supervisor,
@@ -96,6 +97,24 @@ fn a_panic_with_a_supervisor_ends_the_worker() {
     for words in ["PANICKED: another worker goes on", "DIED"] {
         rig.told(words, 0, |line| line.contains(words).then_some(()));
     }
+}
+
+fn a_panic_without_a_supervisor_ends_the_vm() {
+    let rig = Rig::with(
+        |plan| plan.supervised = false,
+        |command| {
+            command.env("SUREFAULT_DIE_AT", "panic:Read:50");
+        },
+    );
+    let mut vm = rig.vm(|part| part.balloon = part.pages / 3);
+    assert_eq!(vm.report(), None, "it dies before it has read everything");
+    assert_eq!(vm.ended_by(), Some(Signal::KILL.as_raw()));
+    rig.told("that it was killed", 0, |line| {
+        line.contains("PANICKED").then_some(())
+    });
+    // The others are none the worse for it.
+    let mut other = rig.vm(|part| part.pages = 64);
+    assert_eq!(other.sound_report().failed, NONE);
 }
 
 fn a_worker_that_is_stuck_is_killed() {

@@ -1,6 +1,8 @@
 //! A daemon whose processes are killed under load: supervisor, workers and VMMs are processes of their
 //! own, all of them this test's binary.
 
+mod exhaustion;
+mod handshakes;
 mod holder;
 mod kills;
 mod last_resort;
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
     };
     let cases = [
         kills::CASES,
+        handshakes::CASES,
+        exhaustion::CASES,
         upgrades::CASES,
         last_resort::CASES,
         holder::CASES,

@@ -1,11 +1,12 @@
 //! A supervised daemon, in processes of this test's binary.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -56,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) standby: bool,
     /// Whether a worker dies with its supervisor.
     pub(crate) mortal: bool,
+    /// Whether there is a supervisor. Without one the daemon is the process that is started.
+    pub(crate) supervised: bool,
 }
 
 impl Plan {
@@ -77,10 +80,15 @@ impl Plan {
     }
 
     fn say(&self, line: &str) {
+        // Opened at once: there may be no room for it later.
+        static LOG: OnceLock<File> = OnceLock::new();
+        let log = LOG.get_or_init(|| {
+            let mut log = std::fs::OpenOptions::new();
+            log.append(true).create(true);
+            log.open(self.log()).expect("a log")
+        });
         let line = format!("{} {line}\n", now_ns());
-        let mut log = std::fs::OpenOptions::new();
-        let log = log.append(true).create(true).open(self.log());
-        let written = log.and_then(|mut log| log.write_all(line.as_bytes()));
+        let written = (&mut &*log).write_all(line.as_bytes());
         // Its directory goes with the test.
         assert!(written.is_ok() || !self.dir.exists(), "{written:?}");
     }
@@ -103,9 +111,14 @@ pub(crate) fn play() -> Option<ExitCode> {
         _ => {}
     }
     let plan = std::env::var(SUPERVISOR).ok()?;
-    Some(play_supervisor(
-        &serde_json::from_str(&plan).expect("a plan"),
-    ))
+    let plan: Plan = serde_json::from_str(&plan).expect("a plan");
+    Some(match plan.supervised {
+        true => play_supervisor(&plan),
+        false => {
+            set_parent_process_death_signal(Some(Signal::KILL)).expect("to die with its parent");
+            serve(plan, None)
+        }
+    })
 }
 
 fn supervisor_config(plan: &Plan) -> SupervisorConfig {
@@ -172,6 +185,10 @@ fn play_worker(plan: Plan) -> ExitCode {
         },
         _ => {}
     }
+    serve(plan, Some(supervised))
+}
+
+fn serve(plan: Plan, supervised: Option<Supervised>) -> ExitCode {
     let mut config = ServeConfig::default().with_deadline(PATIENCE);
     config.control = Some(plan.control());
     config.pager.failed_page = match &*plan.failed_page {
@@ -179,13 +196,17 @@ fn play_worker(plan: Plan) -> ExitCode {
         "wait" => FailedPage::Wait,
         _ => FailedPage::Poison,
     };
-    let is_successor = supervised.is_successor();
+    let is_successor = supervised.as_ref().is_some_and(Supervised::is_successor);
     let planned = Arc::new(Planned(plan.clone()));
     let source = Arc::clone(&planned);
     let sources = Box::new(move |_: &str| Ok(Arc::clone(&source) as Arc<dyn Source>));
     let says = plan.clone();
     let log = move |event: &surefault_serve::event::Event| says.say(&event.to_string());
-    let daemon = Daemon::supervised(config, log, sources, supervised).expect("a daemon");
+    let daemon = match supervised {
+        Some(supervised) => Daemon::supervised(config, log, sources, supervised),
+        None => Daemon::new(config, log, sources),
+    };
+    let daemon = daemon.expect("a daemon");
     if !is_successor {
         daemon.listen(&plan.socket(), planned).expect("a socket");
     }
@@ -248,6 +269,7 @@ impl Rig {
             silence: 5000,
             standby: false,
             mortal: true,
+            supervised: true,
         };
         change(&mut plan);
         let (tether, mode) = (plan.tether(), Mode::RUSR | Mode::WUSR);
@@ -266,7 +288,13 @@ impl Rig {
             _tether: tether,
             _dir: dir,
         };
-        rig.worker_after(0);
+        if rig.plan.supervised {
+            rig.worker_after(0);
+        } else {
+            rig.told("that it listens", 0, |line| {
+                line.starts_with("listening").then_some(())
+            });
+        }
         rig
     }
 
@@ -356,15 +384,21 @@ impl Rig {
         Vmm::start(&part)
     }
 
-    /// Four VMs of this daemon, with balloons, served by now.
+    /// Four VMs of this daemon, with balloons.
     pub(crate) fn four_vms(&self) -> Vec<Vmm> {
         self.vms(4, |part| (part.balloon, part.vcpus) = (part.pages / 3, 2))
     }
 
-    /// So many VMs, served by now: one whose handshake is under way when the worker dies is lost.
+    /// So many VMs, whose handshakes are under way.
     pub(crate) fn vms(&self, count: usize, change: impl Fn(&mut Part)) -> Vec<Vmm> {
+        (0..count).map(|_| self.vm(&change)).collect()
+    }
+
+    /// So many VMs that are served by now: a supervisor that dies between accepting one and giving
+    /// the connection to somebody takes it along.
+    pub(crate) fn served_vms(&self, count: usize, change: impl Fn(&mut Part)) -> Vec<Vmm> {
         let before = now_ns();
-        let vms: Vec<_> = (0..count).map(|_| self.vm(&change)).collect();
+        let vms = self.vms(count, change);
         until("all VMs are served", || {
             let log = self.log();
             let began = log.iter().filter(|(at, line)| {

@@ -11,6 +11,9 @@ use crate::rig::{NONE, Plan, Rig, is_full, is_gone, link_or_copy, now_ns, spread
 crate::cases![
     supervisors_killed_under_load,
     supervisors_and_workers_killed_together,
+    a_supervisor_that_dies_in_a_handshake,
+    what_a_dead_supervisor_was_asked,
+    a_supervisor_that_answers_late,
     a_standby_that_dies_is_replaced,
     without_a_standby_the_worker_goes_on_alone,
     a_standby_is_of_the_upgraded_program,
@@ -70,7 +73,7 @@ fn supervisors_killed_under_load() {
         plan.latency = "1ms".to_owned();
     });
     let mut trio = Trio::of(&rig);
-    let mut vms = rig.vms(2, |part| part.balloon = part.pages / 3);
+    let mut vms = rig.served_vms(2, |part| part.balloon = part.pages / 3);
     for round in 0..rounds {
         std::thread::sleep(Duration::from_millis(mix(round) % 40));
         trio.lose_supervisor(&mut rig);
@@ -91,7 +94,7 @@ fn supervisors_and_workers_killed_together() {
         plan.latency = "1ms".to_owned();
     });
     let mut trio = Trio::of(&rig);
-    let mut vms = rig.vms(2, |part| part.balloon = part.pages / 3);
+    let mut vms = rig.served_vms(2, |part| part.balloon = part.pages / 3);
     let mut freezes = Vec::new();
     for round in 0..rounds {
         std::thread::sleep(Duration::from_millis(mix(round) % 40));
@@ -113,6 +116,48 @@ fn supervisors_and_workers_killed_together() {
     println!("supervisor and worker died, {}", spread(freezes));
 }
 
+/// It has accepted a connection, and the process that stands by has it; its worker does not.
+fn a_supervisor_that_dies_in_a_handshake() {
+    let mut rig = Rig::with(with_standby, |command| {
+        command.env("SUREFAULT_DIE_AT", "Held:1");
+    });
+    let mut trio = Trio::of(&rig);
+    for _ in 0..3 {
+        let before = now_ns();
+        assert_eq!(rig.vm(|_| ()).sound_report().failed, NONE);
+        trio.take_over(&mut rig, before);
+    }
+}
+
+/// The next supervisor reads what the worker had asked of the dead one, and is asked again.
+fn what_a_dead_supervisor_was_asked() {
+    let mut rig = Rig::new(with_standby);
+    let mut trio = Trio::of(&rig);
+    for _ in 0..if is_full() { 100 } else { 3 } {
+        kill_process(trio.supervisor, Signal::STOP).expect("it is there");
+        let mut vm = rig.vm(|part| part.balloon = 100);
+        // The worker asks soon after; when it has not, it asks the next one.
+        std::thread::sleep(Duration::from_millis(50));
+        trio.lose_supervisor(&mut rig);
+        assert_eq!(vm.sound_report().failed, NONE);
+    }
+}
+
+/// Who connects is not made to wait for a supervisor that is stuck, nor forgotten when it goes on.
+fn a_supervisor_that_answers_late() {
+    let rig = Rig::new(with_standby);
+    let trio = Trio::of(&rig);
+    kill_process(trio.supervisor, Signal::STOP).expect("it is there");
+    let mut vms = rig.vms(2, |part| part.balloon = 100);
+    rig.told("that one is not kept", 0, |line| {
+        line.contains("DOES NOT KEEP").then_some(())
+    });
+    kill_process(trio.supervisor, Signal::CONT).expect("it is there");
+    for vm in &mut vms {
+        assert_eq!(vm.sound_report().failed, NONE);
+    }
+}
+
 fn a_standby_that_dies_is_replaced() {
     let mut rig = Rig::new(with_standby);
     let mut trio = Trio::of(&rig);
@@ -122,10 +167,10 @@ fn a_standby_that_dies_is_replaced() {
         line.contains("NOBODY STANDS BY").then_some(())
     });
     trio.standby = rig.standby_after(killed);
-    let mut vm = rig.vm(|part| part.balloon = 100);
+    let mut vms = rig.served_vms(1, |part| part.balloon = 100);
     trio.lose_supervisor(&mut rig);
     rig.kill_worker(&mut trio.worker);
-    assert_eq!(vm.sound_report().failed, NONE);
+    assert_eq!(vms[0].sound_report().failed, NONE);
 }
 
 fn without_a_standby_the_worker_goes_on_alone() {
@@ -178,7 +223,7 @@ fn a_standby_is_of_the_upgraded_program() {
 fn an_upgrade_ends_with_its_supervisor() {
     let mut rig = Rig::new(with_standby);
     let mut trio = Trio::of(&rig);
-    let mut vm = rig.vm(|part| part.balloon = 100);
+    let mut vms = rig.served_vms(1, |part| part.balloon = 100);
     let silent = rig.script("silent", "read nothing");
     let refused = std::thread::scope(|scope| {
         let refused = scope.spawn(|| rig.upgrade(Some(&silent)));
@@ -196,5 +241,5 @@ fn an_upgrade_ends_with_its_supervisor() {
     let asked = now_ns();
     rig.upgrade(None).expect("upgraded");
     assert_ne!(rig.worker_after(asked).1, trio.worker);
-    assert_eq!(vm.sound_report().failed, NONE);
+    assert_eq!(vms[0].sound_report().failed, NONE);
 }
