@@ -1,8 +1,9 @@
 //! Guest memory as the VMM maps it.
 //!
-//! The VMM never follows a pointer into it: it reads and writes through the kernel, so that a page
-//! that fails is an error here and not a signal, and no Rust reference ever points to memory that
-//! the guest changes.
+//! The VMM follows no pointer into it: it reads and writes through the kernel, so that a page that
+//! fails is an error here and not a signal, and no Rust reference points to memory that the guest
+//! changes. The exception are single words of memory that the host always has, which are atomic:
+//! they are read and written at every asynchronous fault, and a system call takes 3 to 5 µs.
 #![expect(
     unsafe_code,
     reason = "maps and unmaps memory, and names addresses to the kernel"
@@ -10,6 +11,7 @@
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU32;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -22,9 +24,11 @@ use thiserror::Error;
 pub struct Mapping {
     base: NonNull<c_void>,
     len: usize,
+    /// The host provides its pages by itself, whatever happens.
+    always_there: bool,
 }
 
-// SAFETY: the mapping is only an address range here; every access goes through the kernel.
+// SAFETY: the mapping is only an address range here; every access goes through the kernel, or is atomic.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; the kernel serializes nothing, and promises nothing, about bytes that race.
 unsafe impl Sync for Mapping {}
@@ -71,7 +75,7 @@ impl Mapping {
     /// # Errors
     /// When the host refuses.
     pub fn on_demand(len: usize) -> Result<Mapping, MemoryError> {
-        Mapping::new(len, MapFlags::PRIVATE | MapFlags::NORESERVE)
+        Mapping::new(len, MapFlags::PRIVATE | MapFlags::NORESERVE, false)
     }
 
     /// Maps `len` zero bytes and has the host provide them at once.
@@ -79,7 +83,7 @@ impl Mapping {
     /// # Errors
     /// When the host refuses.
     pub fn present(len: usize) -> Result<Mapping, MemoryError> {
-        Mapping::new(len, MapFlags::PRIVATE | MapFlags::POPULATE)
+        Mapping::new(len, MapFlags::PRIVATE | MapFlags::POPULATE, true)
     }
 
     /// Maps the first `len` bytes of `file`, privately: what is written stays in this memory.
@@ -93,7 +97,11 @@ impl Mapping {
         let base = unsafe { mmap(core::ptr::null_mut(), len, prot, MapFlags::PRIVATE, file, 0) }
             .map_err(|source| MemoryError::Map { len, source })?;
         let base = NonNull::new(base).expect("mmap never maps address 0 without MAP_FIXED");
-        Ok(Mapping { base, len })
+        Ok(Mapping {
+            base,
+            len,
+            always_there: false,
+        })
     }
 
     /// Maps `len` bytes of `file` from `file_offset` on in the place of those at `offset`, whose
@@ -118,13 +126,17 @@ impl Mapping {
         Ok(())
     }
 
-    fn new(len: usize, flags: MapFlags) -> Result<Mapping, MemoryError> {
+    fn new(len: usize, flags: MapFlags, always_there: bool) -> Result<Mapping, MemoryError> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: without MAP_FIXED, a new mapping takes the place of nothing.
         let base = unsafe { mmap_anonymous(core::ptr::null_mut(), len, prot, flags) }
             .map_err(|source| MemoryError::Map { len, source })?;
         let base = NonNull::new(base).expect("mmap never maps address 0 without MAP_FIXED");
-        Ok(Mapping { base, len })
+        Ok(Mapping {
+            base,
+            len,
+            always_there,
+        })
     }
 
     /// The first byte's address.
@@ -172,6 +184,20 @@ impl Mapping {
         // local one is `bytes`, which is only read.
         let done = unsafe { libc::process_vm_writev(own_pid(), &local, 1, &remote, 1, 0) };
         access("writing", offset, len, done)
+    }
+
+    /// The aligned word at `offset`, to be used without the kernel's help; `None` unless the mapping
+    /// was made [`present`](Self::present).
+    pub(crate) fn word(&self, offset: u64) -> Option<&AtomicU32> {
+        let at = self.at(offset, size_of::<AtomicU32>()).ok()?;
+        let word = at.cast::<AtomicU32>();
+        if !self.always_there || !word.is_aligned() {
+            return None;
+        }
+        // SAFETY: aligned, in this mapping for as long as `self` is borrowed, and private anonymous
+        // memory, which the kernel provides by itself. Whoever else accesses it is the guest, or the
+        // kernel, neither of which the language knows anything of, or is atomic, too.
+        Some(unsafe { &*word })
     }
 
     fn at(&self, offset: u64, len: usize) -> Result<*mut c_void, MemoryError> {
@@ -226,6 +252,8 @@ fn access(doing: &'static str, offset: u64, len: usize, done: isize) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::Ordering;
+
     use super::*;
 
     #[test]
@@ -241,5 +269,19 @@ mod tests {
                 Err(MemoryError::OutOfRange { .. })
             ));
         }
+    }
+
+    #[test]
+    fn words_are_those_of_memory_that_is_always_there() {
+        let mapping = Mapping::present(4096).unwrap();
+        let word = mapping.word(64).unwrap();
+        mapping.write(64, &7u32.to_le_bytes()).unwrap();
+        assert_eq!(word.swap(8, Ordering::SeqCst), 7);
+        let mut read = [0; 4];
+        mapping.read(64, &mut read).unwrap();
+        assert_eq!(u32::from_le_bytes(read), 8);
+        assert!(mapping.word(66).is_none());
+        assert!(mapping.word(4096).is_none());
+        assert!(Mapping::on_demand(4096).unwrap().word(64).is_none());
     }
 }

@@ -6,6 +6,7 @@
 //! | 4 | token | of the page that is ready | 0: read |
 //! | 8 | error | 1: that page failed (only for a guest that asked) | |
 
+use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use surefault_core::{Gfn, Gpa, PageSize, Token};
@@ -56,6 +57,9 @@ impl Area {
 
     /// The guest has read the last "not present".
     pub(super) fn is_read(&self) -> Result<bool, MemoryError> {
+        if let Some(word) = self.mapping.word(self.offset + FLAGS) {
+            return Ok(word.load(Ordering::Acquire) == 0);
+        }
         let mut flags = [0; 4];
         self.mapping.read(self.offset + FLAGS, &mut flags)?;
         Ok(flags == [0; 4])
@@ -86,6 +90,10 @@ impl Area {
 
     fn write(&mut self, field: u64, word: u32) -> Result<(), MemoryError> {
         self.dirty = true;
+        if let Some(place) = self.mapping.word(self.offset + field) {
+            place.store(word.to_le(), Ordering::Release);
+            return Ok(());
+        }
         self.mapping.write(self.offset + field, &word.to_le_bytes())
     }
 }
