@@ -1,10 +1,11 @@
 //! What asynchronous faults are good for: how far a task that does not fault gets meanwhile.
 //!
 //! `progress tasks` plays 8 tasks on 2048 pages that take 1 ms each, in every mode, on one vCPU and
-//! on two, the modes taking turns, and prints medians. `progress patience` does the same for
-//! latencies from 20 µs to 5 ms, with everybody kicked at once (`always`), nobody (`never`), and by
-//! the rule (`usual`). Words after that leave only what they name: numbers of vCPUs, or latencies in
-//! µs; and ways.
+//! on two, the modes taking turns, and prints medians. `user` is refused pages that nobody has asked
+//! for yet; `blocked` waits in a fault until it is kicked. `progress patience` does the same for
+//! latencies from 20 µs to 5 ms, with guests that are told of every page at once (`always`), of none
+//! (`never`), and by the rule (`usual`), and of either kind. Words after that leave only what they
+//! name: numbers of vCPUs, or latencies in µs; and ways.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -31,6 +32,8 @@ struct Way {
     name: &'static str,
     apf: ApfMode,
     patience: Patience,
+    /// First accesses are refused instead of waiting.
+    refuse: bool,
 }
 
 /// What came of it.
@@ -55,6 +58,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         name,
         apf,
         patience,
+        refuse: true,
+    };
+    let blocked = |name, patience| Way {
+        refuse: false,
+        ..way(name, ApfMode::User, patience)
     };
     let mut words = std::env::args().skip(1);
     let what = words.next();
@@ -75,6 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 way("off", ApfMode::Off, Patience::default()),
                 way("kernel", ApfMode::Kernel, Patience::default()),
                 way("user", ApfMode::User, Patience::default()),
+                blocked("blocked", Patience::default()),
             ]);
             for vcpus in chosen(&[1, 2]) {
                 let latency = Duration::from_millis(1);
@@ -87,6 +96,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 way("always", ApfMode::User, Patience::NONE),
                 way("never", ApfMode::User, patient),
                 way("usual", ApfMode::User, Patience::default()),
+                blocked("always-blocked", Patience::NONE),
+                blocked("never-blocked", patient),
+                blocked("usual-blocked", Patience::default()),
             ]);
             for micros in chosen(&[20, 50, 100, 200, 500, 1000, 5000]) {
                 println!("1 vCPU, {TASKS} tasks, 512 pages of {micros} µs; medians of {ROUNDS}");
@@ -113,7 +125,7 @@ fn compare(ways: &[Way], vcpus: u16, pages: u64, latency: Duration) -> Result<()
     let limit = latency.as_secs_f64() * 1e6 / f64::from(TASKS);
     println!("  limit (latency / tasks): {limit:.0} µs a page");
     println!(
-        "            µs/page (spread)   M iterations/s (spread)   M in all  CPU µs/page  kicks  told"
+        "                  µs/page (spread)   M iterations/s (spread)   M in all  CPU µs/page  kicks  told"
     );
     for (n, of) in seen {
         let median = |field: fn(&Figures) -> f64| {
@@ -127,7 +139,7 @@ fn compare(ways: &[Way], vcpus: u16, pages: u64, latency: Duration) -> Result<()
         };
         let (wall, pace) = (median(|f| f.wall), median(|f| f.pace));
         println!(
-            "  {:<8} {:>7.0} ({:.0}-{:.0})  {:>10.0} ({:.0}-{:.0})  {:>8.0}  {:>8.0}  {:>8.2}  {:>5.2}",
+            "  {:<14} {:>7.0} ({:.0}-{:.0})  {:>10.0} ({:.0}-{:.0})  {:>8.0}  {:>8.0}  {:>8.2}  {:>5.2}",
             ways[n].name,
             wall.0,
             wall.1,
@@ -170,6 +182,7 @@ fn run(
         ApfMode::Off | ApfMode::Kernel => None,
         ApfMode::User => Some(Arc::new(Apf::new(ApfSpec {
             patience: way.patience,
+            refuse_absent: way.refuse,
             ..ApfSpec::new(vcpus, PolicyKind::Exact)
         })?)),
     };

@@ -1,14 +1,17 @@
 //! Asynchronous page faults from user space, on a kernel that knows nothing of it.
 //!
-//! To KVM every fault is synchronous: the vCPU's thread waits in the host's page fault. The pager
-//! sees who waits for what; whoever is worth it is taken out of the fault by a signal, and its
-//! guest is told "page not present" as KVM itself would say it, so that it runs something else.
+//! To KVM every fault is synchronous. Either it is refused at once ([`ApfSpec::refuse_absent`]), and the
+//! vCPU's thread asks for the page itself; or the thread waits in the host's page fault. Then the pager
+//! sees who waits for what, and whoever is worth it is taken out of the fault by a signal. Its guest is
+//! told "page not present" as KVM itself would say it, so that it runs something else.
 //!
 //! ```text
 //!  vCPU thread                     pager's threads
-//!  KVM_RUN ─► blocked ───────────► event: noted ── fetch ──► ...
-//!     ▲          │ EINTR ◄─────────── kick, if it is worth one (patience)
-//!     │          ▼
+//!  KVM_RUN ─► refused ─ SIGBUS ─┬─► asked for ── fetch ──► ...
+//!     │  or                     │
+//!     ├─────► blocked ──────────┼─► event: noted ── fetch ──► ...
+//!     ▲          │ EINTR ◄──────┼──── kick, if it is worth one (patience)
+//!     │          ▼              ▼
 //!     │    Faults::handle_fault(moment) ─┬─ NotPresent: flags, #PF with the token
 //!     │          │                       └─ Wait: back into the fault
 //!     └──────────┘                       ... page installed, or failed: settled
@@ -20,6 +23,7 @@
 //! |---|---|
 //! | `state` | what a VM's threads share, and the carrying out of effects |
 //! | `observer` | what the pager's threads say: blocked, settled; and the kicks |
+//! | `refused` | pages that are refused until they have been asked for, so that nobody need be kicked |
 //! | `patience` | when a blocked thread is worth a kick |
 //! | `area` | the memory that the guest shares with the host |
 //! | `moment` | from a vCPU's registers to what decides about its fault, and the injection |
@@ -34,6 +38,7 @@ mod moment;
 mod msr;
 mod observer;
 mod patience;
+mod refused;
 mod state;
 
 use std::collections::BTreeMap;
@@ -82,6 +87,10 @@ pub struct ApfSpec {
     pub guest_kills: bool,
     /// When a blocked thread is worth a kick.
     pub patience: Patience,
+    /// Where the pager is made for it: first accesses are refused instead of waiting
+    /// ([`PagerConfig::refuse_absent`](surefault_pager::PagerConfig::refuse_absent)). For guests whose
+    /// tables, and the area that they share with the host, are not in the memory that is served.
+    pub refuse_absent: bool,
 }
 
 impl ApfSpec {
@@ -96,6 +105,7 @@ impl ApfSpec {
             errors_to_guest: false,
             guest_kills: false,
             patience: Patience::default(),
+            refuse_absent: true,
         }
     }
 }

@@ -37,6 +37,12 @@ pub trait PageSource: Send + Sync {
         let _ = page;
     }
 
+    /// Whether a page that is merely absent is refused like one that has failed
+    /// ([`PagerConfig::refuse_absent`]), to be asked for by [`demand`](Self::demand).
+    fn refuses_absent(&self) -> bool {
+        false
+    }
+
     /// Returns when whoever observes the faults has been told of all that were seen before.
     fn pass_events(&self) {}
 
@@ -151,6 +157,10 @@ impl PageSource for Paged {
 
     fn forget_failure(&self, page: PageId) {
         self.pager.heal(page, 1);
+    }
+
+    fn refuses_absent(&self) -> bool {
+        self.pager.refuses_absent()
     }
 
     fn pass_events(&self) {

@@ -24,6 +24,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering, 
 use std::io;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
+use std::time::Duration;
 
 use surefault_core::Hva;
 use thiserror::Error;
@@ -222,9 +223,7 @@ impl Kicker {
         if thread != 0 {
             self.signal(thread);
         }
-        if let Some(sleeper) = &*self.sleeper() {
-            sleeper.unpark();
-        }
+        self.wake();
     }
 
     /// Whether a kick is to be taken.
@@ -236,6 +235,20 @@ impl Kicker {
     pub(crate) fn sleep(&self) {
         if !self.is_kicked() {
             std::thread::park();
+        }
+    }
+
+    /// The same, for no longer than `most`.
+    pub(crate) fn sleep_for(&self, most: Duration) {
+        if !self.is_kicked() {
+            std::thread::park_timeout(most);
+        }
+    }
+
+    /// Ends such a sleep, and nothing else.
+    pub(crate) fn wake(&self) {
+        if let Some(sleeper) = &*self.sleeper() {
+            sleeper.unpark();
         }
     }
 

@@ -18,6 +18,14 @@ pub struct PagerConfig {
     pub batch: usize,
     /// How an access to a failed page is made to fail.
     pub failed_page: FailedPage,
+    /// A first access to a page does not wait for it but is refused, as if the page had failed, with
+    /// its address: whoever made it asks with [`Pager::verdict`](crate::Pager::verdict), and makes it
+    /// again when the page is there. That spares whoever can do something else meanwhile the way into
+    /// a wait and out of it. For memory of this process that is touched by those only who know of
+    /// this: a system call that is given an absent page fails with `EFAULT`, and so does KVM where it
+    /// reads for its guest, whose page tables and descriptor tables must be elsewhere. A page that was
+    /// thrown away or healed is waited for as usual, and so is all where pages are not poisoned.
+    pub refuse_absent: bool,
     /// What is fetched before somebody wants it.
     pub prefetch: Prefetch,
 }
@@ -31,6 +39,7 @@ impl Default for PagerConfig {
             },
             batch: 64,
             failed_page: FailedPage::Auto,
+            refuse_absent: false,
             prefetch: Prefetch::None,
         }
     }

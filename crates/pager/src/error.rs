@@ -44,6 +44,14 @@ pub enum StartError {
         /// What the kernel said.
         source: OperationError,
     },
+    /// The kernel does not have first accesses refused.
+    #[error("the region at {start} cannot be poisoned")]
+    Refuse {
+        /// Where it begins.
+        start: Hva,
+        /// What the kernel said.
+        source: OperationError,
+    },
     /// Poison was asked for, and the kernel has none.
     #[error("this kernel cannot poison pages (UFFDIO_POISON came with Linux 6.6)")]
     NoPoison,

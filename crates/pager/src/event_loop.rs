@@ -161,7 +161,6 @@ impl Shared {
         if events == 0 {
             return 0;
         }
-        self.stats.faults.add(faulted.len() as u64);
         let now = Instant::now();
         self.tell(hands, |machine| {
             // Removals first: a fault may have been read before one that came earlier.
@@ -170,10 +169,7 @@ impl Shared {
                 known.expect("pages of the memory");
             }
             for &page in faulted {
-                let left = self.regions.pages_from(page) - 1;
-                let page_size = self.regions.page_size(page);
-                machine.prefetcher.demanded(page, left, page_size);
-                machine.waits.begin(page, now);
+                self.note_fault(machine, page, now);
                 machine.demand(page);
             }
         });
@@ -182,6 +178,15 @@ impl Shared {
             self.nudge();
         }
         events
+    }
+
+    /// Somebody has touched `page`, which is not there.
+    pub(crate) fn note_fault(&self, machine: &mut Machine, page: PageId, now: Instant) {
+        self.stats.faults.add(1);
+        let left = self.regions.pages_from(page) - 1;
+        let page_size = self.regions.page_size(page);
+        machine.prefetcher.demanded(page, left, page_size);
+        machine.waits.begin(page, now);
     }
 
     /// Tells the machine of the next few pages to prefetch, unless many pages are pending already.

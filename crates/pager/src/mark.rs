@@ -79,6 +79,8 @@ impl Shared {
         }
         if self.marking == Marking::Poison {
             match self.uffd.poison(range, Wake::Now) {
+                // It is poisoned still, from the beginning; nobody waits for it.
+                Ok(Outcome::AlreadyThere) if self.refuses_absent => return Ok(Outcome::Done),
                 Ok(outcome) => return Ok(outcome),
                 // The kernel will not poison: withdraw the page's access rights instead, so that
                 // the access ends all the same.
@@ -89,6 +91,22 @@ impl Shared {
             self.stats.strange_events.add(1);
         }
         self.uffd.wake(range).map(|()| Outcome::Done)
+    }
+
+    /// Has accesses to the pages of `range` refused until they are asked for, before anything else is
+    /// done about them. What is there is left as it is.
+    pub(crate) fn refuse_first_accesses(&self, range: PageRange) -> Result<(), OperationError> {
+        let mut left = Some(range);
+        while let Some(range) = left {
+            let done = match self.uffd.poison(range, Wake::Now)? {
+                Outcome::Partial { bytes } => bytes,
+                Outcome::AlreadyThere => range.page_size(),
+                Outcome::Again => 0,
+                Outcome::Done | Outcome::Gone | Outcome::NoRegion => return Ok(()),
+            };
+            left = range.after(done);
+        }
+        Ok(())
     }
 
     /// Undoes `mark`: the next access is a fault again.

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -158,6 +158,9 @@ impl Pager {
         let mut hands = Hands::default();
         let ask = |machine: &mut crate::shared::Machine| {
             let state = machine.residency.state(page).expect("a page of the memory");
+            if self.shared.refuses_absent && state == PageState::Absent {
+                self.shared.note_fault(machine, page, Instant::now());
+            }
             // When there is no room, the access itself will be a demand.
             if matches!(state, PageState::Failed(_) | PageState::Absent) {
                 let _ = machine
@@ -165,15 +168,25 @@ impl Pager {
                     .handle_demand(page)
                     .expect("a page of the memory");
             }
-            machine.residency.state(page).expect("a page of the memory")
+            let state = machine.residency.state(page).expect("a page of the memory");
+            (state, machine.prefetcher.has_planned())
         };
-        let state = self.shared.tell(&mut hands, ask);
+        let (state, planned) = self.shared.tell(&mut hands, ask);
         self.shared.work_off(&mut hands);
+        if planned {
+            // What comes of demands that it has not read itself.
+            self.shared.nudge();
+        }
         match state {
             PageState::Failed(failure) => PageVerdict::Failed(failure),
             PageState::Absent | PageState::Pending => PageVerdict::Retry,
             PageState::Present | PageState::Removed => PageVerdict::Retry,
         }
+    }
+
+    /// Whether first accesses are refused ([`PagerConfig::refuse_absent`]).
+    pub fn refuses_absent(&self) -> bool {
+        self.shared.refuses_absent
     }
 
     /// Returns when every event that was read before has been told to the observer.
@@ -364,6 +377,7 @@ pub(crate) fn start_serving(
         regions,
         store,
         marking,
+        config.refuse_absent && marking == Marking::Poison,
         listeners.attendant,
         Pool::new(),
         nudge,
@@ -375,6 +389,15 @@ pub(crate) fn start_serving(
         listeners.observer,
     ));
     shared.wake_all();
+    if shared.refuses_absent {
+        for range in shared.regions.ranges() {
+            let refused = shared.refuse_first_accesses(range);
+            refused.map_err(|source| StartError::Refuse {
+                start: Hva::new(range.start().get()),
+                source,
+            })?;
+        }
+    }
     let body = {
         let shared = Arc::clone(&shared);
         move || {

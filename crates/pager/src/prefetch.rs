@@ -187,6 +187,11 @@ impl Prefetcher {
         self.streams.insert(0, stream);
     }
 
+    /// Whether something is planned that was not given out.
+    pub(crate) fn has_planned(&self) -> bool {
+        self.streams.iter().any(|stream| stream.planned() > 0)
+    }
+
     /// The next pages to prefetch, at most `most` of them; what was demanded last comes first.
     pub(crate) fn next_chunk(&mut self, most: u32) -> Option<(PageId, u32)> {
         let stream = self

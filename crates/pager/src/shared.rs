@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     /// The store in words; asked for once, while nothing depends on its answer.
     pub(crate) store_name: String,
     pub(crate) marking: Marking,
+    /// Absent pages are poisoned until they have been asked for once.
+    pub(crate) refuses_absent: bool,
     pub(crate) attendant: Arc<dyn Attendant>,
     /// The memory is no more.
     pub(crate) gone: AtomicBool,
@@ -108,6 +110,7 @@ impl Shared {
         regions: Regions,
         store: Arc<dyn Store>,
         marking: Marking,
+        refuses_absent: bool,
         attendant: Arc<dyn Attendant>,
         pool: Pool,
         nudge: OwnedFd,
@@ -129,6 +132,7 @@ impl Shared {
             store_name: store.describe(),
             store,
             marking,
+            refuses_absent,
             attendant,
             gone: AtomicBool::new(false),
             pool,

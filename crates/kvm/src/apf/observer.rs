@@ -57,6 +57,8 @@ impl FaultObserver for Apf {
         self.drain(&mut state, None);
         let wait = state.patience.before_a_kick();
         let mut next = None;
+        // Signalled when the lock is free: whoever comes out of its fault asks for it at once.
+        let mut kicks = Vec::new();
         for id in state.ids() {
             let side = state.vcpu(id);
             let in_kvm = side.in_kvm;
@@ -69,17 +71,17 @@ impl FaultObserver for Apf {
                 continue;
             }
             blocked.kicked = true;
-            if let Some(kicker) = &side.kicker {
-                kicker.interrupt();
-            }
+            kicks.extend(side.kicker.clone());
             state.counted.kicks += 1;
         }
         let postponed = std::mem::take(&mut state.postponed);
-        if postponed.is_empty() {
-            return next;
-        }
+        let is_postponed = !postponed.is_empty();
         state.wanted.extend(postponed);
         drop(state);
+        kicks.iter().for_each(|kicker| kicker.interrupt());
+        if !is_postponed {
+            return next;
+        }
         self.demand_what_is_wanted();
         match self.state().postponed.is_empty() {
             true => next,
@@ -92,8 +94,10 @@ impl FaultObserver for Apf {
             return;
         };
         let mut state = self.state();
+        let sleepers = state.sleepers(page);
         state.settle(outside, page, outcome);
         drop(state);
+        sleepers.iter().for_each(|kicker| kicker.wake());
         self.demand_what_is_wanted();
     }
 }

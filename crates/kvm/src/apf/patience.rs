@@ -1,17 +1,18 @@
-//! When a thread that is blocked on a page is worth a kick.
+//! When a guest is worth telling that a page is not there, and a blocked thread worth a kick.
 //!
 //! A round trip through the guest's handlers costs a vCPU more than a page that is about to arrive:
-//! the kick, two entries, the interrupt. So a blocked thread is given `wait` before it is kicked.
-//! That alone would idle the vCPU for `wait` at each fault of a slow source. Therefore it is kicked
-//! at once where the last pages took at least `slow` (an average that forgets, an eighth a page).
-//! A page that can be had without waiting is there before anybody is kicked at all.
+//! the kick, two entries, the interrupt. So a thread is given `wait` before it is kicked out of its
+//! fault, or, where it was refused the page, before its guest is told. That alone would idle the vCPU
+//! for `wait` at each fault of a slow source. Therefore nobody waits where the last pages took at
+//! least `slow` (an average that forgets, an eighth a page). A page that can be had without waiting is
+//! there before anybody is kicked or told at all.
 
 use std::time::Duration;
 
 /// The rule, and what it has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
-    /// How long a blocked thread is left alone while pages come quickly.
+    /// How long a thread waits while pages come quickly.
     pub wait: Duration,
     /// Pages that take this long on average are not waited for.
     pub slow: Duration,
@@ -22,7 +23,7 @@ pub struct Patience {
 impl Default for Patience {
     /// What a round trip costs where it was measured (docs/performance.md).
     fn default() -> Patience {
-        Patience::new(Duration::from_micros(100), Duration::from_micros(400))
+        Patience::new(Duration::from_micros(100), Duration::from_micros(180))
     }
 }
 
@@ -36,7 +37,7 @@ impl Patience {
         }
     }
 
-    /// Everybody is kicked at once.
+    /// Everybody is kicked or told at once.
     pub const NONE: Patience = Patience::new(Duration::ZERO, Duration::ZERO);
 
     /// A page took this long.
@@ -47,7 +48,7 @@ impl Patience {
         });
     }
 
-    /// How long to wait before a kick, now.
+    /// How long to wait before a kick, or before the guest is told, now.
     pub(super) fn before_a_kick(&self) -> Duration {
         match self.usual {
             Some(usual) if usual >= self.slow => Duration::ZERO,
@@ -73,7 +74,7 @@ mod tests {
             patience.took(quick);
             patience.before_a_kick() > Duration::ZERO
         });
-        assert_eq!(needed, Some(8));
+        assert_eq!(needed, Some(14));
         assert_eq!(Patience::NONE.before_a_kick(), Duration::ZERO);
     }
 }

@@ -57,6 +57,8 @@ pub(super) struct VcpuSide {
     pub(super) in_kvm: bool,
     /// What its thread was last seen blocked on.
     pub(super) blocked: Option<BlockedOn>,
+    /// The page that its thread sleeps for outside of KVM, having been refused it.
+    pub(super) asleep_for: Option<PageId>,
     /// To be reported when the thread comes by.
     pub(super) report: Option<(Fault, Failure)>,
     /// A machine check is to be queued for its next entry.
@@ -105,9 +107,11 @@ counted! {
     blocked,
     /// Of these, faults of KVM's emulator, which no signal ends.
     emulated,
+    /// Accesses that were refused a page before it had been asked for.
+    refused,
     /// Signals sent to end a fault.
     kicks,
-    /// Faults that ended before anybody was kicked.
+    /// Faults that ended before anybody was kicked or told.
     spared,
     /// Times that the guest was told "not present".
     announced,
@@ -184,6 +188,12 @@ impl State {
 
     pub(super) fn ids(&self) -> impl Iterator<Item = VcpuId> + use<> {
         (0..self.vcpus.len() as u32).map(VcpuId::new)
+    }
+
+    /// Whose threads sleep for `page`.
+    pub(super) fn sleepers(&self, page: PageId) -> Vec<Arc<Kicker>> {
+        let asleep = (self.vcpus.iter()).filter(|vcpu| vcpu.asleep_for == Some(page));
+        asleep.filter_map(|vcpu| vcpu.kicker.clone()).collect()
     }
 
     /// A fault on a page was taken, whose state is `known`.

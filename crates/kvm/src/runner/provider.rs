@@ -43,8 +43,12 @@ impl Provider {
                 let data = Arc::new(Mapping::on_demand(len)?);
                 let plan = spec.plan.clone();
                 let planned = Arc::new(PlannedStore::new(Arc::clone(source), plan, page_size));
+                let refuses = apf.as_ref().is_some_and(|apf| apf.spec().refuse_absent);
                 let observer = apf.map(|apf| -> Arc<dyn FaultObserver> { apf });
-                let config = config(spec);
+                let config = PagerConfig {
+                    refuse_absent: refuses,
+                    ..config(spec)
+                };
                 let paged = Paged::start(data, page_size, planned.clone(), &config, observer)?;
                 Provider::Surefault {
                     paged: Arc::new(paged),

@@ -4,7 +4,8 @@
 //!              ┌──────────────── completions served ◄────────────────────────┐
 //!              ▼                                                             │
 //!  run ─► KVM_RUN ─┬─ EINTR, seen blocked ─► registers ─► Faults ─┬─ told ───┤
-//!                  ├─ SIGBUS, EFAULT, MMIO in a slot ─────────────┤          │
+//!                  ├─ SIGBUS, EFAULT, MMIO in a slot ─┬───────────┤          │
+//!                  │                                  └─ asked for, there ───┤
 //!                  ├─ EINTR otherwise ────────────────────────────┼─ waits ──┘
 //!                  ├─ rdmsr, wrmsr: answered                      └─ report
 //!                  ├─ hlt: sleeps until there is an interrupt (no irqchip in KVM)
@@ -18,7 +19,7 @@ use kvm_bindings::KVM_STATE_NESTED_GUEST_MODE;
 use kvm_bindings::nested::KvmNestedStateBuffer;
 use kvm_ioctls::{SyncReg, VcpuFd};
 use surefault_core::faults::{Fault, Moment};
-use surefault_core::{Access, Failure, Gfn, Gpa, Gva, Hva, PageSize};
+use surefault_core::{Access, Failure, Gfn, Gpa, Gva, Hva, PageId, PageSize};
 
 use super::{Exit, Retries, Stop, Vcpu, VcpuError};
 use crate::apf::{Apf, Next, Taken, moment};
@@ -41,6 +42,7 @@ impl Vcpu {
         let interrupts = self.interrupts.clone();
         apf.running(self.id, &kicker, interrupts.as_ref(), thread.unsigned_abs());
         let mut retries = Retries::default();
+        let mut waits_for = None;
         loop {
             // In this order: a kick that sets it after this is seen by KVM_RUN, and one that set it
             // before is taken here.
@@ -54,10 +56,16 @@ impl Vcpu {
                 Next::Enter => {}
                 Next::Report(fault, failure) => return self.report(fault, failure),
             }
+            if let Some(page) = waits_for.filter(|_| !self.exception_queued) {
+                apf.sleep_for(self.id, page, &kicker);
+                apf.exited(self.id, false, true);
+                waits_for = apf.is_slept_for(page).then_some(page);
+                continue;
+            }
             if self.unfinished.is_some() {
                 if let Some(missing) = self.finish_access()? {
                     let (fault, _) = self.fault(&missing)?;
-                    self.refused(apf, &mut retries, fault)?;
+                    waits_for = self.refused(apf, &mut retries, fault)?;
                 }
                 continue;
             }
@@ -101,27 +109,38 @@ impl Vcpu {
                     self.fault(&missing)?.0
                 }
             };
-            self.refused(apf, &mut retries, fault)?;
+            waits_for = self.refused(apf, &mut retries, fault)?;
         }
     }
 
     /// The vCPU was refused the page of `fault`: it has failed, or is about to be known to have, or
-    /// somebody is not telling the truth.
-    fn refused(&mut self, apf: &Apf, retries: &mut Retries, fault: Fault) -> Result<(), VcpuError> {
-        match self.take(apf, fault) {
-            Taken::Announced | Taken::Stopped => Ok(()),
+    /// it has not been asked for yet, or somebody is not telling the truth. Gives what it is to sleep
+    /// for.
+    fn refused(
+        &mut self,
+        apf: &Apf,
+        retries: &mut Retries,
+        fault: Fault,
+    ) -> Result<Option<PageId>, VcpuError> {
+        let taken = match apf.ask(self.id, fault.page, &self.kicker) {
+            true => Taken::Waits,
+            false => self.take(apf, fault),
+        };
+        match taken {
+            Taken::Announced | Taken::Stopped => Ok(None),
             Taken::Ask => {
                 let (listening, others) = self.listening()?;
                 if apf.listening(self.id, listening) {
                     self.queue_machine_check(gpa_of(&fault), others)?;
                     *retries = Retries::default();
                 }
-                Ok(())
+                Ok(None)
             }
+            Taken::Waits if apf.is_slept_for(fault.page) => Ok(Some(fault.page)),
             Taken::Waits => {
                 let gpa = gpa_of(&fault);
                 match retries.again_at(fault.rip, gpa) {
-                    true => Ok(()),
+                    true => Ok(None),
                     false => Err(VcpuError::NoProgress {
                         vcpu: self.id,
                         gpa,

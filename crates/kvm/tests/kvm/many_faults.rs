@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use surefault_core::plan::{FaultPlan, Latency};
-use surefault_core::run::{ApfMode, Counters, RunSpec};
+use surefault_core::run::{ApfMode, Counters, RunResult, RunSpec};
 
 use crate::Case;
 use crate::rig::{assert_finished, go, spec};
@@ -29,6 +29,10 @@ pub(crate) const CASES: &[Case] = &[
 const TASKS: u16 = 8;
 
 pub(crate) fn many(apf: ApfMode, vcpus: u16) {
+    many_in(apf, vcpus, |spec| go(spec, &mut ()));
+}
+
+pub(crate) fn many_in(apf: ApfMode, vcpus: u16, go: impl Fn(&RunSpec) -> RunResult) {
     let (pages, seeds) = match std::env::var_os("SUREFAULT_FULL") {
         Some(_) => (10_000, 14),
         None => (500, 4),
@@ -45,7 +49,7 @@ pub(crate) fn many(apf: ApfMode, vcpus: u16) {
             apf,
             ..spec(pages, TASKS, vcpus)
         };
-        let result = go(&spec, &mut ());
+        let result = go(&spec);
         assert_finished(&result, &spec);
         let stats = &result.stats;
         assert_eq!(stats.tokens_left, 0, "seed {seed}: {stats:?}");

@@ -10,7 +10,8 @@ use surefault_core::run::{
 };
 use surefault_core::workload::{FirstTouch, Touch, Workload};
 use surefault_core::{PageCount, PageIndex, PageSize};
-use surefault_kvm::runner::{AfterReport, Observer, RunError, run, run_workload};
+use surefault_kvm::apf::{Apf, ApfSpec};
+use surefault_kvm::runner::{AfterReport, Observer, RunError, run, run_with_apf, run_workload};
 use surefault_kvm::signals;
 use surefault_kvm::vm::{Faults, Vm};
 use surefault_store::{PatternStore, ReadRequest, Store, StoreError};
@@ -69,6 +70,26 @@ pub(crate) fn pattern(spec: &RunSpec) -> Arc<dyn Store> {
 pub(crate) fn go(spec: &RunSpec, observer: &mut dyn Observer) -> RunResult {
     let signals = signals::install().unwrap();
     run(spec, pattern(spec), signals, observer).unwrap()
+}
+
+/// The same with asynchronous faults from user space, whose vCPUs wait in a fault until they are
+/// kicked, instead of being refused what is not there yet.
+pub(crate) fn go_blocked(spec: &RunSpec) -> RunResult {
+    let workload = Workload::partition(spec.pages, spec.tasks, spec.seed);
+    run_blocked(spec, workload)
+}
+
+/// The same with tasks that make the touches of `workload`.
+pub(crate) fn run_blocked(spec: &RunSpec, workload: Workload) -> RunResult {
+    let apf = ApfSpec {
+        refuse_absent: false,
+        errors_to_guest: spec.on_error == OnError::Guest,
+        error_word: spec.on_error == OnError::Guest,
+        ..ApfSpec::new(spec.vcpus, spec.policy)
+    };
+    let apf = Some(Arc::new(Apf::new(apf).unwrap()));
+    let signals = signals::install().unwrap();
+    run_with_apf(spec, workload, apf, pattern(spec), signals, &mut ()).unwrap()
 }
 
 /// One task that makes `touches`, on one vCPU.

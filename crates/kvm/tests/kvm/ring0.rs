@@ -37,14 +37,22 @@ pub(crate) const CASES: &[Case] = &[
 
 pub(crate) const FROM_USER_SPACE: &[Case] = &[
     ("ring_0_reads_a_failing_page_from_user_space", || {
-        read(Some(user_apf(OnError::Exit)), OnError::Exit)
+        for refuse in [false, true] {
+            read(Some(user_apf(OnError::Exit, refuse)), OnError::Exit);
+        }
     }),
     ("ring_0_writes_a_failing_page_from_user_space", || {
-        write(Some(user_apf(OnError::Exit)))
+        for refuse in [false, true] {
+            write(Some(user_apf(OnError::Exit, refuse)));
+        }
     }),
     (
         "ring_0_is_not_told_of_a_failing_page_from_user_space",
-        || read(Some(user_apf(OnError::Guest)), OnError::Guest),
+        || {
+            for refuse in [false, true] {
+                read(Some(user_apf(OnError::Guest, refuse)), OnError::Guest);
+            }
+        },
     ),
     ("ring_0_waits_for_a_slow_page_and_nobody_spins", slow),
 ];
@@ -62,8 +70,9 @@ struct Rig {
 }
 
 /// Asynchronous faults from user space.
-fn user_apf(on_error: OnError) -> Arc<Apf> {
+fn user_apf(on_error: OnError, refuse_absent: bool) -> Arc<Apf> {
     let spec = ApfSpec {
+        refuse_absent,
         errors_to_guest: on_error == OnError::Guest,
         patience: Patience::NONE,
         ..ApfSpec::new(1, PolicyKind::Exact)
@@ -100,7 +109,10 @@ impl Rig {
 
         let pattern = PatternStore::new(SEED, 2 * PAGE);
         let store = Arc::new(PlannedStore::new(pattern, plan, PageSize::KIB_4));
-        let config = PagerConfig::default();
+        let config = PagerConfig {
+            refuse_absent: apf.as_ref().is_some_and(|apf| apf.spec().refuse_absent),
+            ..PagerConfig::default()
+        };
         let observer = apf.clone().map(|apf| -> Arc<dyn FaultObserver> { apf });
         let paged = Paged::start(
             data.clone(),
@@ -225,13 +237,17 @@ fn write(apf: Option<Arc<Apf>>) {
 /// KVM's emulator cannot be interrupted where it reads the page: a signal would make it fault on and
 /// on. Where ring 0 runs natively it is interrupted once, and waits.
 fn slow() {
-    slow_at(0x10);
+    slow_at(0x10, false);
     // At a page's first byte it looks like any other fault, and is kicked, but once.
-    slow_at(0);
+    slow_at(0, false);
+    // Refused, it sleeps outside of KVM, and nobody need know what it was.
+    for at in [0x10, 0] {
+        slow_at(at, true);
+    }
 }
 
-fn slow_at(at: u8) {
-    let apf = user_apf(OnError::Exit);
+fn slow_at(at: u8, refuse: bool) {
+    let apf = user_apf(OnError::Exit, refuse);
     let plan = FaultPlan::new(SEED, Latency::fixed(Duration::from_millis(100)));
     let mut rig = Rig::with_plan(&reading(at), plan, Some(Arc::clone(&apf)), OnError::Exit);
     assert_eq!(rig.vcpu.run().unwrap(), Exit::Out(PORT_DONE));
@@ -243,4 +259,7 @@ fn slow_at(at: u8) {
     // The event of the fault, and those of the instruction made again: not a stream of them, which
     // is what the one kick makes of it (docs/ledger.md).
     assert!(at == 0 || faults < 10, "{faults}: {counted:?}");
+    if rig.paged.pager().refuses_absent() {
+        assert_eq!((counted["kicks"], faults), (0, 1), "{counted:?}");
+    }
 }

@@ -28,8 +28,10 @@ use surefault_uffd::{
 };
 
 use crate::Case;
-use crate::many_faults::many;
-use crate::rig::{PAGE, assert_finished, assert_sums, go, pattern, spec};
+use crate::many_faults::{many, many_in};
+use crate::rig::{
+    PAGE, assert_finished, assert_sums, failing, go, go_blocked, pattern, run_blocked, spec,
+};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -46,11 +48,25 @@ pub(crate) const CASES: &[Case] = &[
     ("many_faults_from_user_space_on_two_vcpus", || {
         many(ApfMode::User, 2)
     }),
+    ("many_faults_in_which_vcpus_wait_on_one_vcpu", || {
+        many_in(ApfMode::User, 1, go_blocked)
+    }),
+    ("many_faults_in_which_vcpus_wait_on_two_vcpus", || {
+        many_in(ApfMode::User, 2, go_blocked)
+    }),
     (
         "a_second_task_on_an_outstanding_page_halts_nobody",
         second_task,
     ),
-    ("quick_pages_are_not_worth_a_kick", patience),
+    ("quick_pages_are_not_worth_a_kick", || patience(go_blocked)),
+    ("quick_pages_are_not_worth_telling", || {
+        patience(|spec| go(spec, &mut ()))
+    }),
+    ("nobody_is_kicked_who_is_refused_what_is_not_there", refused),
+    (
+        "a_failing_page_kills_its_task_alone_whether_waited_for_or_not",
+        killed,
+    ),
     ("a_page_source_that_lies_does_not_make_a_loop", guard),
 ];
 
@@ -172,23 +188,61 @@ fn second_task() {
         ..spec(1, 2, 1)
     };
     let signals = signals::install().unwrap();
-    let result = run_workload(&spec, workload, pattern(&spec), signals, &mut ()).unwrap();
-    assert_eq!(result.outcome, Outcome::Finished);
-    assert_sums(&result);
-    assert_eq!(result.stats.tasks_finished, 2);
-    assert_eq!(count(&result, "announced"), 2, "{result:?}");
-    assert_eq!(count(&result, "waits"), 0, "{result:?}");
-    // Between the two announcements and the page it had the vCPU to itself.
-    assert!(result.stats.progress > 100_000, "{result:?}");
+    let refused = run_workload(&spec, workload.clone(), pattern(&spec), signals, &mut ()).unwrap();
+    for result in [refused, run_blocked(&spec, workload)] {
+        assert_eq!(result.outcome, Outcome::Finished);
+        assert_sums(&result);
+        assert_eq!(result.stats.tasks_finished, 2);
+        assert_eq!(count(&result, "announced"), 2, "{result:?}");
+        assert_eq!(count(&result, "waits"), 0, "{result:?}");
+        // Between the two announcements and the page it had the vCPU to itself.
+        assert!(result.stats.progress > 100_000, "{result:?}");
+    }
 }
 
-/// Pages that come at once are there before anybody is kicked.
-fn patience() {
+/// A vCPU's own thread learns of each fault, whatever comes of it, where the host can poison pages.
+fn refused() {
+    let spec = RunSpec {
+        apf: ApfMode::User,
+        plan: FaultPlan::new(1, Latency::fixed(Duration::from_millis(1))),
+        ..spec(256, 4, 1)
+    };
+    let result = go(&spec, &mut ());
+    assert_finished(&result, &spec);
+    if count(&result, "refused") == 0 {
+        println!("skipped: this kernel cannot poison pages");
+        return;
+    }
+    assert!(count(&result, "refused") >= 256, "{result:?}");
+    assert_eq!(count(&result, "blocked"), 0, "{result:?}");
+    assert_eq!(count(&result, "kicks"), 0, "{result:?}");
+    let blocked = go_blocked(&spec);
+    assert_finished(&blocked, &spec);
+    assert_eq!(count(&blocked, "refused"), 0, "{blocked:?}");
+    assert!(count(&blocked, "kicks") > 0, "{blocked:?}");
+}
+
+fn killed() {
+    let spec = RunSpec {
+        apf: ApfMode::User,
+        on_error: OnError::Guest,
+        ..failing(spec(PAGES, TASKS, 2), "5,50")
+    };
+    for result in [go(&spec, &mut ()), go_blocked(&spec)] {
+        assert_eq!(result.outcome, Outcome::Finished, "{result:?}");
+        assert_sums(&result);
+        assert_eq!(result.stats.tasks_killed, 2, "{result:?}");
+        assert_eq!(result.stats.tasks_finished, TASKS - 2, "{result:?}");
+    }
+}
+
+/// Pages that come at once are there before anybody is kicked, or told.
+fn patience(go: impl Fn(&RunSpec) -> RunResult) {
     let spec = RunSpec {
         apf: ApfMode::User,
         ..spec(256, 4, 1)
     };
-    let result = go(&spec, &mut ());
+    let result = go(&spec);
     assert_finished(&result, &spec);
     assert_eq!(count(&result, "kicks"), 0, "{result:?}");
     assert_eq!(count(&result, "announced"), 0, "{result:?}");

@@ -8,6 +8,7 @@ mod failures;
 mod limits;
 mod prefetches;
 mod reads;
+mod refused;
 mod restarted;
 mod served;
 mod stalls;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         discards::CASES,
         limits::CASES,
         prefetches::CASES,
+        refused::CASES,
         attached::CASES,
         restarted::CASES,
         ending::CASES,
