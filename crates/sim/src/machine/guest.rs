@@ -153,10 +153,12 @@ pub(crate) struct Guest {
     pub(crate) cpus: Vec<Cpu>,
     /// Tasks that are not over.
     live: usize,
+    /// By page: the tasks that touch it, at one time or another.
+    touching: Arc<[Vec<usize>]>,
 }
 
 surefault_core::clone_in_place! { Guest {
-    tasks, cpus, live,
+    tasks, cpus, live; shared touching
 } }
 
 impl Guest {
@@ -190,10 +192,20 @@ impl Guest {
             waiters: Vec::new(),
             ready: None,
         };
+        let mut touching = vec![Vec::new(); setup.workload.pages().get() as usize];
+        for (task, touches) in lists.iter().enumerate() {
+            for touch in touches {
+                let tasks: &mut Vec<usize> = &mut touching[touch.page.get() as usize];
+                if tasks.last() != Some(&task) {
+                    tasks.push(task);
+                }
+            }
+        }
         let mut guest = Guest {
             tasks: (0..).zip(lists).map(task).collect(),
             cpus: (0..vcpus).map(cpu).collect(),
             live: 0,
+            touching: touching.into(),
         };
         for task in &guest.tasks {
             if task.state == TaskState::Runnable {
@@ -233,6 +245,16 @@ impl Guest {
     #[inline]
     pub(crate) fn root(&self, v: Vcpu) -> Root {
         self.current(v).map_or(Root::new(1 << 12), Task::root)
+    }
+
+    /// Does something to every task that wants the page next.
+    pub(crate) fn for_all_that_want(&mut self, page: PageIndex, mut what: impl FnMut(&mut Task)) {
+        for &task in &self.touching[page.get() as usize] {
+            let task = &mut self.tasks[task];
+            if task.wants() == Some(page) {
+                what(task);
+            }
+        }
     }
 
     /// How many tasks of the vCPU can run, the one that does included.

@@ -39,13 +39,17 @@ impl<P: Policy> Machine<P> {
     /// Somebody wants the page, and waits for it. Ends when the page is there or fails, possibly at
     /// once.
     pub(super) fn demand(&mut self, page: PageId) {
-        let state = self.state(page);
-        match (&mut self.pager, state) {
+        if self.pager.is_none() {
+            return self.ask_for(page);
+        }
+        match self.state(page) {
             // Whoever meets a marker asks outright.
-            (None, _) | (Some(_), PageState::Failed(_)) => self.ask_for(page),
-            (Some(_), PageState::Present) => self.end_waits(page, PageOutcome::Present),
-            (Some(pager), PageState::Absent | PageState::Pending | PageState::Removed) => {
-                pager.raise(page.index());
+            PageState::Failed(_) => self.ask_for(page),
+            PageState::Present => self.end_waits(page, PageOutcome::Present),
+            PageState::Absent | PageState::Pending | PageState::Removed => {
+                if let Some(pager) = &mut self.pager {
+                    pager.raise(page.index());
+                }
             }
         }
     }
@@ -87,10 +91,8 @@ impl<P: Policy> Machine<P> {
     /// A demand has ended, and everybody who waits for the page hears of it.
     fn settled(&mut self, page: PageId, outcome: PageOutcome) {
         if let PageOutcome::Failed(_) = outcome {
-            let meets = |task: &&mut Task| task.tried && task.wants() == Some(page.index());
-            for task in self.guest.tasks.iter_mut().filter(meets) {
-                task.met_failure = true;
-            }
+            let meets = |task: &mut Task| task.met_failure |= task.tried;
+            self.guest.for_all_that_want(page.index(), meets);
         }
         self.happened(Happened::Settled {
             page: page.index(),
@@ -180,10 +182,7 @@ impl<P: Policy> Machine<P> {
 
     /// The page can be had now: whoever is stopped for it goes on.
     fn resume_stopped(&mut self, page: PageIndex) {
-        let wants = |task: &&mut Task| task.wants() == Some(page);
-        for task in self.guest.tasks.iter_mut().filter(wants) {
-            task.again = 0;
-        }
+        self.guest.for_all_that_want(page, |task| task.again = 0);
         for v in 0..self.threads.len() {
             if self.threads[v].stopped_for == Some(page) {
                 self.threads[v].stopped_for = None;
