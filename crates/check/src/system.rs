@@ -238,8 +238,7 @@ impl Model for System {
     }
 
     fn fingerprint(&self, state: &Situation) -> u64 {
-        let print = state.world.hash_view();
-        (print as u64) ^ (u64::from(state.incidents) << 56)
+        state.world.hash_view() ^ u64::from(state.incidents) << 56
     }
 
     fn safety(&self) -> &[&'static str] {

@@ -16,7 +16,7 @@ use surefault_sim::world::{Budgets, View, World};
 struct Walks {
     seen: HashMap<View<AnyPolicy>, World<AnyPolicy>>,
     /// Views by their hash.
-    hashes: HashMap<u128, View<AnyPolicy>>,
+    hashes: HashMap<u64, View<AnyPolicy>>,
     met: usize,
     differed: usize,
 }

@@ -93,7 +93,7 @@ impl Runner {
     ) -> Run {
         let mut world = start.clone();
         let mut run = Run::default();
-        let mut seen: HashMap<u128, Vec<usize>> = HashMap::new();
+        let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
         let mut worlds = Vec::new();
         let mut possible = Vec::new();
         loop {

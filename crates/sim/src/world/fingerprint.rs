@@ -11,8 +11,8 @@ use crate::machine::TaskState;
 
 impl<P: Policy> World<P> {
     /// A hash of the [view](Self::view), the same in every run of one build.
-    pub fn hash_view(&self) -> u128 {
-        let mut hasher = Hasher128::default();
+    pub fn hash_view(&self) -> u64 {
+        let mut hasher = Folding::default();
         let machine = &self.machine;
         let faults = &machine.faults;
         faults.hash_view(&mut hasher);
@@ -53,7 +53,7 @@ impl<P: Policy> World<P> {
         // In any order: the sum of a hash of each.
         let mut workers = 0u64;
         for &(page, vcpu, item) in &machine.workers {
-            let mut each = Hasher128::default();
+            let mut each = Folding::default();
             (page, vcpu, faults.rank_of_item(vcpu, item)).hash(&mut each);
             workers = workers.wrapping_add(each.finish());
         }
@@ -63,13 +63,13 @@ impl<P: Policy> World<P> {
             let name = TimerKind::of(timer);
             let known = self.ledger.timers[..at].iter();
             if !known.copied().map(TimerKind::of).any(|other| other == name) {
-                let mut each = Hasher128::default();
+                let mut each = Folding::default();
                 name.hash(&mut each);
                 timers = timers.wrapping_add(each.finish());
             }
         }
         for &timer in &self.ledger.faults_timers {
-            let mut each = Hasher128::default();
+            let mut each = Folding::default();
             step::of_faults_timer(timer).hash(&mut each);
             matches!(timer, faults::Timer::Unclaimed).hash(&mut each);
             timers = timers.wrapping_add(each.finish());
@@ -84,7 +84,7 @@ impl<P: Policy> World<P> {
             (page, attempts).hash(&mut hasher);
         }
         self.left.hash(&mut hasher);
-        hasher.value()
+        hasher.finish()
     }
 }
 
@@ -95,30 +95,26 @@ fn bits<const N: usize>(flags: [bool; N]) -> u64 {
         .fold(0, |bits, &flag| bits << 1 | u64::from(flag))
 }
 
-/// Two multiplicative hashes side by side: no key, no randomness, 128 bits.
-#[derive(Default)]
-struct Hasher128 {
-    a: u64,
-    b: u64,
-}
+/// A word at a time, each mixed in by a multiplication whose two halves are folded together: no key, no
+/// randomness.
+struct Folding(u64);
 
-impl Hasher128 {
-    fn value(&self) -> u128 {
-        use surefault_core::plan::mix;
-        u128::from(mix(self.a)) << 64 | u128::from(mix(self.b ^ self.a.rotate_left(32)))
+impl Default for Folding {
+    fn default() -> Folding {
+        Folding(0xd6e8_feb8_6659_fd93)
     }
 }
 
-impl Hasher for Hasher128 {
+impl Hasher for Folding {
     fn write(&mut self, bytes: &[u8]) {
         let (words, rest) = bytes.as_chunks::<8>();
         for &word in words {
-            self.write_u64(u64::from_le_bytes(word) ^ 8 << 56);
+            self.write_u64(u64::from_le_bytes(word));
         }
         if !rest.is_empty() {
             let mut word = [0; 8];
             word[..rest.len()].copy_from_slice(rest);
-            self.write_u64(u64::from_le_bytes(word) ^ (rest.len() as u64) << 56);
+            self.write_u64(u64::from_le_bytes(word));
         }
     }
 
@@ -135,10 +131,8 @@ impl Hasher for Hasher128 {
     }
 
     fn write_u64(&mut self, word: u64) {
-        self.a = (self.a.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.b = (self.b.rotate_left(23) ^ word.rotate_left(17))
-            .wrapping_add(0xd6e8_feb8_6659_fd93)
-            .wrapping_mul(0xa076_1d64_78bd_642f);
+        let wide = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15_u128;
+        self.0 = wide as u64 ^ (wide >> 64) as u64;
     }
 
     fn write_usize(&mut self, value: usize) {
@@ -146,6 +140,6 @@ impl Hasher for Hasher128 {
     }
 
     fn finish(&self) -> u64 {
-        self.value() as u64
+        surefault_core::plan::mix(self.0)
     }
 }

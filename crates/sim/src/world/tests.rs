@@ -114,7 +114,7 @@ proptest! {
     fn equal_views_have_equal_steps_and_equal_successors(seed: u64) {
         let setup = Arc::new(spec(seed % 64).setup());
         let budgets = Budgets { kills: 1, repairs: 1, mends: 1, relapses: 1, removals: 1, apf_changes: 2, migrations: 1, deaths: 1 };
-        let mut seen: std::collections::HashMap<u128, (View<AnyPolicy>, World<AnyPolicy>)> = Default::default();
+        let mut seen: std::collections::HashMap<u64, (View<AnyPolicy>, World<AnyPolicy>)> = Default::default();
         let (mut steps, mut others, mut met) = (Vec::new(), Vec::new(), 0);
         for walk in 0..6 {
             let mut world = World::new(setup.clone(), budgets).expect("a setup that makes sense");
