@@ -8,9 +8,9 @@
 /// threads do not fight over a count.
 #[macro_export]
 macro_rules! clone_in_place {
-    ($name:ident $(<$of:ident>)? { $($(#[$meta:meta])* $field:ident),+ $(,)?
+    ($name:ident $(<$($of:ident),+>)? { $($(#[$meta:meta])* $field:ident),+ $(,)?
         $(; queues $($queue:ident),+)? $(; shared $($shared:ident),+)? }) => {
-        impl $(<$of: Clone>)? Clone for $name $(<$of>)? {
+        impl $(<$($of: Clone),+>)? Clone for $name $(<$($of),+>)? {
             fn clone(&self) -> Self {
                 $name {
                     $($(#[$meta])* $field: self.$field.clone(),)+

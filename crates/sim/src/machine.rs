@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   Input ──► Machine ──► Output: what is due next (a move, a fetch, a timer, an ack),
-//!               │                 and what came about
+//!               │                 and what came about; a Listener hears it as it follows
 //!               └──────► Pick: which task runs is somebody else's choice, too
 //! ```
 //!
@@ -62,9 +62,31 @@ use crate::spec::SimError;
 /// A vCPU, counted from 0.
 pub type Vcpu = usize;
 
+/// Hears what follows from the steps of a machine, as it follows.
+pub trait Listener {
+    /// This follows. `around` is the machine at that moment, within a step.
+    fn hear(&mut self, output: Output, around: Around<'_>);
+}
+
+/// What a [`Listener`] may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    pub(crate) setup: &'a Setup,
+    pub(crate) pages: &'a Residency,
+    pub(crate) guest: &'a Guest,
+    repaired: &'a Bits,
+}
+
+impl Around<'_> {
+    /// [`Machine::is_repaired`].
+    pub(crate) fn is_repaired(&self, page: PageIndex) -> bool {
+        self.repaired.contains(page.get() as usize)
+    }
+}
+
 /// The machine under the error policy `P`. See the [module](self) for the rules.
 #[derive(Debug)]
-pub struct Machine<P> {
+pub struct Machine<P, L> {
     pub(crate) setup: Arc<Setup>,
     pub(crate) faults: Faults<P>,
     pub(crate) pages: Residency,
@@ -88,20 +110,20 @@ pub struct Machine<P> {
     runs: VecDeque<Vcpu>,
     /// A report has ended the run.
     stopped: bool,
-    out: Vec<Output>,
+    pub(crate) listener: L,
 }
 
-surefault_core::clone_in_place! { Machine<P> {
-    faults, pages, guest, threads, mapped, pager, workers, repaired, stopped;
-    queues backlog, picks, runs, out; shared setup
+surefault_core::clone_in_place! { Machine<P, L> {
+    faults, pages, guest, threads, mapped, pager, workers, repaired, stopped, listener;
+    queues backlog, picks, runs; shared setup
 } }
 
-impl<P: Policy> Machine<P> {
+impl<P: Policy, L: Listener> Machine<P, L> {
     /// A machine that is about to start.
     ///
     /// # Errors
     /// When `setup` makes no sense.
-    pub fn new(setup: Arc<Setup>, policy: P) -> Result<Machine<P>, SimError> {
+    pub fn new(setup: Arc<Setup>, policy: P, listener: L) -> Result<Machine<P, L>, SimError> {
         setup.check()?;
         let pages = setup.workload.pages();
         let mut machine = Machine {
@@ -117,7 +139,7 @@ impl<P: Policy> Machine<P> {
             picks: VecDeque::new(),
             runs: VecDeque::new(),
             stopped: false,
-            out: Vec::new(),
+            listener,
             setup,
         };
         for v in 0..machine.threads.len() {
@@ -125,7 +147,7 @@ impl<P: Policy> Machine<P> {
                 let settings = machine.setup.settings(true);
                 machine.faults.handle_guest_apf(vcpu_id(v), settings);
             }
-            machine.out.push(Output::Idle(v, true));
+            machine.say(Output::Idle(v, true));
             machine.want_pick(v, Why::Free);
             machine.go(v, Move::Enter);
         }
@@ -197,22 +219,6 @@ impl<P: Policy> Machine<P> {
         steps
     }
 
-    /// What followed from the steps since this was asked last. The list is to be
-    /// [put back](Self::put_back), empty, for the next ones.
-    #[inline]
-    pub fn take_outputs(&mut self) -> Vec<Output> {
-        std::mem::take(&mut self.out)
-    }
-
-    /// Spares the next step the making of a list.
-    #[inline]
-    pub fn put_back(&mut self, mut outputs: Vec<Output>) {
-        outputs.clear();
-        if self.out.is_empty() {
-            self.out = outputs;
-        }
-    }
-
     /// Takes a step.
     #[inline]
     pub fn apply(&mut self, input: Input) {
@@ -265,10 +271,10 @@ impl<P: Policy> Machine<P> {
             }
         }
         while let Some((timer, after)) = self.pages.poll_timer() {
-            self.out.push(Output::PageTimer(timer, after));
+            self.say(Output::PageTimer(timer, after));
         }
         while let Some((timer, after)) = self.faults.poll_timer() {
-            self.out.push(Output::FaultsTimer(timer, after));
+            self.say(Output::FaultsTimer(timer, after));
         }
     }
 
@@ -296,19 +302,30 @@ impl<P: Policy> Machine<P> {
         let before = self.guest.set_running(v, running);
         let (was_idle, idle) = (before == Running::Counter, running == Running::Counter);
         if was_idle != idle {
-            self.out.push(Output::Idle(v, idle));
+            self.say(Output::Idle(v, idle));
         }
     }
 
     /// The vCPU's next move, in place of any other.
     fn go(&mut self, v: Vcpu, next: Move) {
         self.threads[v].next = Some(next);
-        self.out.push(Output::Go(v, next));
+        self.say(Output::Go(v, next));
     }
 
-    #[inline]
+    #[inline(always)]
+    fn say(&mut self, output: Output) {
+        let around = Around {
+            setup: &self.setup,
+            pages: &self.pages,
+            guest: &self.guest,
+            repaired: &self.repaired,
+        };
+        self.listener.hear(output, around);
+    }
+
+    #[inline(always)]
     fn happened(&mut self, what: Happened) {
-        self.out.push(Output::Happened(what));
+        self.say(Output::Happened(what));
     }
 }
 

@@ -1,10 +1,9 @@
 //! The simulated guests' schedulers: which task runs next, by rule or by seed.
 
 use surefault_core::plan::mix;
-use surefault_core::policy::Policy;
 use surefault_core::run::TaskId;
 
-use crate::machine::{Machine, Pick, TaskState, Vcpu, Why};
+use crate::machine::{Guest, Pick, TaskState, Vcpu, Why};
 use crate::spec::{Scheduling, SimSpec};
 
 /// The schedulers of all vCPUs.
@@ -33,11 +32,11 @@ impl Scheduler {
     }
 
     /// Answers `pick`.
-    pub(crate) fn choose<P: Policy>(&mut self, pick: Pick, machine: &Machine<P>) -> TaskId {
+    pub(crate) fn choose(&mut self, pick: Pick, guest: &Guest) -> TaskId {
         let v = pick.vcpu;
-        let able = machine.guest.able(v);
+        let able = guest.able(v);
         let nth = |nth| {
-            let task = machine.guest.nth_able(v, nth);
+            let task = guest.nth_able(v, nth);
             task.expect("a scheduler is asked only where a task can run")
         };
         // Whoever runs is the last in turn.
@@ -47,7 +46,7 @@ impl Scheduler {
                 Scheduling::Random => self.draw(2) != 0,
             };
         if keeps {
-            let current = machine.guest.current(v);
+            let current = guest.current(v);
             let goes_on = current.filter(|task| task.state == TaskState::Runnable);
             return goes_on.map_or_else(|| nth(able - 1), |task| task.id);
         }

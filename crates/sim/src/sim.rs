@@ -1,35 +1,29 @@
 //! The simulation: a machine whose next step is chosen by time, a fault plan and a seed.
 
+mod course;
 mod recording;
 mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use surefault_core::PageIndex;
-use surefault_core::faults::{self, Faults};
+use surefault_core::faults::Faults;
 use surefault_core::plan::mix;
 use surefault_core::policy::{AnyPolicy, Policy};
-use surefault_core::residency::{self, Generation, Residency};
-use surefault_core::run::{ApfMode, Outcome, Reported};
+use surefault_core::residency::Residency;
+use surefault_core::run::{ApfMode, Outcome};
 
-use crate::agenda::{Agenda, Next};
-use crate::machine::{Input, Machine, Move, Output, Vcpu};
-use crate::result::{Counts, Measured, SimResult};
-use crate::scheduler::Scheduler;
-use crate::source::Source;
+use crate::agenda::Next;
+use crate::machine::{Input, Machine, Move, Vcpu};
+use crate::result::{Counts, SimResult};
 use crate::spec::{SimError, SimSpec};
 use crate::world::Step;
 
+use course::{Course, Event};
 use recording::Recording;
-use tally::FailedSince;
 
 /// An access counts as looping when it was taken this often after its page had been said ready.
 const LOOPING: u64 = 100;
-/// From an exit to the next entry.
-const EXIT: Duration = Duration::from_micros(5);
-/// One touch of a page, and all that a task does between two.
-const TOUCH: Duration = Duration::from_micros(2);
 /// A guest that is not running is asked again after this.
 const LATER: Duration = Duration::from_micros(10);
 /// What one step of the pager takes.
@@ -41,71 +35,16 @@ const DEADLY: u64 = 8;
 /// What one iteration of the counting task takes.
 const COUNT: Duration = Duration::from_micros(1);
 
-/// What happens next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Event {
-    /// A vCPU's timer interrupt.
-    Tick(Vcpu),
-    /// A fetch comes back.
-    Fetched(Generation, Result<(), residency::Fault>),
-    /// A timer of the machine of pages, but for deadlines.
-    PageTimer(residency::Timer),
-    /// A timer of the machine of vCPUs.
-    FaultsTimer(faults::Timer),
-    /// A vCPU's guest acknowledges the ready event.
-    Ack(Vcpu),
-    /// A vCPU's guest turns asynchronous faults on or off.
-    Apf(Vcpu, bool),
-    /// The source can provide a page again.
-    Repair(PageIndex),
-    /// It can, and says nothing.
-    Mend(PageIndex),
-    /// The balloon takes a page.
-    Remove(PageIndex),
-    /// The pager takes a step.
-    Pager,
-    /// The worker that serves the pages is killed.
-    Die,
-}
-
-/// What the clock knows of a vCPU.
-#[derive(Clone, Debug, Default)]
-struct Clock {
-    /// The move that it makes next.
-    next: Option<Move>,
-    /// It has made one.
-    has_started: bool,
-    /// The stretch with interrupts off is over then.
-    irqs_on_at: Option<Duration>,
-    /// Its counting task runs since then.
-    counts_since: Option<Duration>,
-    /// The policy has had its asynchronous faults off since then.
-    off_since: Option<Duration>,
-}
-
 /// A simulated machine under the error policy `P`.
 #[derive(Clone, Debug)]
 pub struct Sim<P> {
     spec: SimSpec,
-    pub(crate) machine: Machine<P>,
-    source: Source,
-    scheduler: Scheduler,
-    agenda: Agenda<Event, residency::Timer>,
-    clocks: Vec<Clock>,
-    /// Pages that have failed, since when.
-    failed: FailedSince,
-    counts: Counts,
-    measured: Measured,
-    /// What the counting tasks have had.
-    counted: Duration,
-    done: u64,
-    report: Option<Reported>,
+    pub(crate) machine: Machine<P, Course>,
     /// The pager's next step is on the agenda.
     pager_goes_on: bool,
     /// Deaths at random moments that are left, and what was drawn for them and for the pager's turns.
     deaths_left: u16,
     pager_draws: u64,
-    recording: Option<Box<Recording>>,
 }
 
 impl Sim<AnyPolicy> {
@@ -125,31 +64,21 @@ impl<P: Policy> Sim<P> {
     /// # Errors
     /// When `spec` makes no sense.
     pub fn with_policy(spec: &SimSpec, policy: P) -> Result<Sim<P>, SimError> {
-        let mut sim = Sim::with_policy_unbooted(spec, policy)?;
-        sim.boot();
-        Ok(sim)
+        Sim::on(spec, policy, None)
     }
 
-    fn with_policy_unbooted(spec: &SimSpec, policy: P) -> Result<Sim<P>, SimError> {
+    fn on(spec: &SimSpec, policy: P, recording: Option<Recording>) -> Result<Sim<P>, SimError> {
         spec.check()?;
-        Ok(Sim {
-            machine: Machine::new(Arc::new(spec.setup()), policy)?,
-            source: Source::new(spec),
-            scheduler: Scheduler::new(spec),
-            agenda: Agenda::new(usize::from(spec.run.vcpus)),
-            clocks: vec![Clock::default(); usize::from(spec.run.vcpus)],
-            failed: FailedSince::default(),
-            counts: Counts::default(),
-            measured: Measured::default(),
-            counted: Duration::ZERO,
-            done: 0,
-            report: None,
+        let course = Course::new(spec, recording);
+        let mut sim = Sim {
+            machine: Machine::new(Arc::new(spec.setup()), policy, course)?,
             pager_goes_on: false,
             deaths_left: spec.deaths.random,
             pager_draws: 0,
-            recording: None,
             spec: spec.clone(),
-        })
+        };
+        sim.boot();
+        Ok(sim)
     }
 
     /// The same, with its first `limit` steps recorded.
@@ -157,10 +86,7 @@ impl<P: Policy> Sim<P> {
     /// # Errors
     /// When `spec` makes no sense.
     pub fn recorded(spec: &SimSpec, policy: P, limit: usize) -> Result<Sim<P>, SimError> {
-        let mut sim = Sim::with_policy_unbooted(spec, policy)?;
-        sim.recording = Some(Box::new(Recording::new(limit)));
-        sim.boot();
-        Ok(sim)
+        Sim::on(spec, policy, Some(Recording::new(limit)))
     }
 
     /// The same with a deliberate mistake in the pager, for tests that must notice.
@@ -174,7 +100,7 @@ impl<P: Policy> Sim<P> {
 
     /// The steps that were recorded, in the words of [`World`](crate::world::World).
     pub fn steps(&self) -> &[Step] {
-        let recording = self.recording.as_ref();
+        let recording = self.machine.listener.recording.as_ref();
         recording.map_or(&[], |recording| recording.steps())
     }
 
@@ -190,23 +116,25 @@ impl<P: Policy> Sim<P> {
 
     fn boot(&mut self) {
         self.settle();
-        for v in 0..self.clocks.len() {
-            self.agenda.after(self.spec.tick, Event::Tick(v));
-            for &(at, on) in &self.spec.apf_changes {
-                self.agenda.after(at, Event::Apf(v, on));
+        let spec = &self.spec;
+        let agenda = &mut self.machine.listener.agenda;
+        for v in 0..usize::from(spec.run.vcpus) {
+            agenda.after(spec.tick, Event::Tick(v));
+            for &(at, on) in &spec.apf_changes {
+                agenda.after(at, Event::Apf(v, on));
             }
         }
-        for &(at, page) in &self.spec.repairs {
-            self.agenda.after(at, Event::Repair(page));
+        for &(at, page) in &spec.repairs {
+            agenda.after(at, Event::Repair(page));
         }
-        for &(at, page) in &self.spec.mends {
-            self.agenda.after(at, Event::Mend(page));
+        for &(at, page) in &spec.mends {
+            agenda.after(at, Event::Mend(page));
         }
-        for &(at, page) in &self.spec.removals {
-            self.agenda.after(at, Event::Remove(page));
+        for &(at, page) in &spec.removals {
+            agenda.after(at, Event::Remove(page));
         }
-        for &at in &self.spec.deaths.after {
-            self.agenda.after(at, Event::Die);
+        for &at in &spec.deaths.after {
+            agenda.after(at, Event::Die);
         }
     }
 
@@ -244,7 +172,11 @@ impl<P: Policy> Sim<P> {
 
     /// What has been counted so far.
     pub fn counts(&self) -> &Counts {
-        &self.counts
+        &self.machine.listener.counts
+    }
+
+    fn course(&mut self) -> &mut Course {
+        &mut self.machine.listener
     }
 
     fn advance(&mut self) -> Outcome {
@@ -253,7 +185,7 @@ impl<P: Policy> Sim<P> {
 
     fn advance_until(&mut self, faults: u64) -> Outcome {
         loop {
-            if self.counts.faults >= faults {
+            if self.counts().faults >= faults {
                 return Outcome::TimedOut;
             }
             if self.machine.is_stopped() {
@@ -262,7 +194,7 @@ impl<P: Policy> Sim<P> {
             if self.machine.is_done() {
                 return Outcome::Finished;
             }
-            let again = self.counts.max_asked_again;
+            let again = self.counts().max_asked_again;
             if self.spec.loop_limit.is_some_and(|limit| again >= limit) {
                 return Outcome::Looped;
             }
@@ -270,17 +202,18 @@ impl<P: Policy> Sim<P> {
                 self.apply(Input::Die);
                 self.settle();
             }
-            let next = match self.counts.steps < self.spec.max_steps {
-                true => self.agenda.next(self.spec.run.timeout),
+            let timeout = self.spec.run.timeout;
+            let next = match self.counts().steps < self.spec.max_steps {
+                true => self.course().agenda.next(timeout),
                 false => None,
             };
             let Some(next) = next else {
-                return match self.counts.max_asked_again >= LOOPING {
+                return match self.counts().max_asked_again >= LOOPING {
                     true => Outcome::Looped,
                     false => Outcome::TimedOut,
                 };
             };
-            self.counts.steps += 1;
+            self.course().counts.steps += 1;
             let input = match next {
                 Next::Move(v) => self.next_move(v),
                 Next::Deadline(timer) => Some(Input::PageTimer(timer)),
@@ -296,17 +229,18 @@ impl<P: Policy> Sim<P> {
 
     /// The worker is to be killed before the next step.
     fn is_deadly_step(&mut self) -> bool {
+        let next = self.counts().steps + 1;
         let steps = &mut self.spec.deaths.at_steps;
-        !steps.is_empty() && steps.remove(&(self.counts.steps + 1)) && self.machine.is_served()
+        !steps.is_empty() && steps.remove(&next) && self.machine.is_served()
     }
 
     /// A vCPU's thread makes its move.
     fn next_move(&mut self, v: Vcpu) -> Option<Input> {
-        Some(match self.clocks[v].next.take()? {
+        Some(match self.course().clocks[v].next.take()? {
             Move::Enter => Input::Enter(v),
             Move::Touch => Input::Touch(v),
             Move::IrqsOn => {
-                self.clocks[v].irqs_on_at = None;
+                self.course().clocks[v].irqs_on_at = None;
                 Input::IrqsOn(v)
             }
         })
@@ -316,7 +250,8 @@ impl<P: Policy> Sim<P> {
     fn input(&mut self, event: Event) -> Option<Input> {
         Some(match event {
             Event::Tick(v) => {
-                self.agenda.after(self.spec.tick, Event::Tick(v));
+                let tick = self.spec.tick;
+                self.course().agenda.after(tick, Event::Tick(v));
                 Input::Tick(v)
             }
             Event::Fetched(generation, result) => Input::Fetched(generation, result),
@@ -327,7 +262,7 @@ impl<P: Policy> Sim<P> {
             Event::Apf(..) if self.spec.run.apf == ApfMode::Off => return None,
             Event::Apf(v, on) if self.machine.is_in_guest(v) => Input::Apf(v, on),
             Event::Apf(..) => {
-                self.agenda.after(LATER, event);
+                self.course().agenda.after(LATER, event);
                 return None;
             }
             Event::Repair(page) if !self.machine.can_repair(page) => return None,
@@ -336,7 +271,7 @@ impl<P: Policy> Sim<P> {
             Event::Mend(page) => Input::Mend(page),
             Event::Remove(page) if !self.machine.can_remove(page) => return None,
             Event::Remove(page) => {
-                self.failed.forget(page);
+                self.course().failed.forget(page);
                 Input::Remove(page)
             }
             Event::Pager => {
@@ -374,18 +309,17 @@ impl<P: Policy> Sim<P> {
                 true => PAGER,
                 false => RESTART,
             };
-            self.agenda.after(after, Event::Pager);
+            self.course().agenda.after(after, Event::Pager);
         }
     }
 
-    /// Takes what followed from a step, and answers the schedulers.
+    /// Answers the schedulers.
     fn settle(&mut self) {
-        loop {
-            self.take_outputs();
-            let Some(pick) = self.machine.pick() else {
-                break;
-            };
-            let task = self.scheduler.choose(pick, &self.machine);
+        while let Some(pick) = self.machine.pick() {
+            let Machine {
+                listener, guest, ..
+            } = &mut self.machine;
+            let task = listener.scheduler.choose(pick, guest);
             self.apply(Input::Switch(pick.vcpu, task));
         }
         self.have_pager_go_on();
@@ -393,73 +327,10 @@ impl<P: Policy> Sim<P> {
 
     #[inline]
     fn apply(&mut self, input: Input) {
-        if let Some(recording) = &mut self.recording {
+        if let Some(mut recording) = self.course().recording.take() {
             recording.record(input, &self.machine);
+            self.course().recording = Some(recording);
         }
         self.machine.apply(input);
-    }
-
-    fn take_outputs(&mut self) {
-        let outputs = self.machine.take_outputs();
-        if let Some(recording) = &mut self.recording {
-            for output in &outputs {
-                recording.note(output, &self.machine);
-            }
-        }
-        for output in &outputs {
-            self.output(output);
-        }
-        self.machine.put_back(outputs);
-    }
-
-    fn output(&mut self, output: &Output) {
-        match *output {
-            Output::Go(v, next) => {
-                let clock = &mut self.clocks[v];
-                clock.next = Some(next);
-                let after = match next {
-                    // The boot takes no time.
-                    Move::Enter if !clock.has_started => Duration::ZERO,
-                    Move::Enter => EXIT,
-                    Move::Touch => TOUCH,
-                    // Whatever takes the vCPU out meanwhile does not make it longer.
-                    Move::IrqsOn => {
-                        let now = self.agenda.now();
-                        let at = *clock.irqs_on_at.get_or_insert(now + self.spec.irqs_off_for);
-                        at.saturating_sub(now)
-                    }
-                };
-                clock.has_started = true;
-                self.agenda.move_after(after, v);
-            }
-            Output::Fetch(range) => {
-                let is_repaired = |page| self.machine.is_repaired(page);
-                if let Some((after, result)) = self.source.fetch(&range, is_repaired) {
-                    let back = Event::Fetched(range.generation, result);
-                    self.agenda.after(after, back);
-                }
-            }
-            Output::PageTimer(timer @ residency::Timer::Deadline { .. }, after) => {
-                let pages = self.machine.pages();
-                let is_live = |timer| pages.is_live(timer);
-                self.agenda.deadline_after(after, timer, is_live);
-            }
-            Output::PageTimer(timer, after) => self.agenda.after(after, Event::PageTimer(timer)),
-            Output::FaultsTimer(timer, after) => {
-                self.agenda.after(after, Event::FaultsTimer(timer));
-            }
-            Output::Died => self
-                .agenda
-                .forget(|event| matches!(event, Event::Fetched(..) | Event::PageTimer(_))),
-            Output::AckDue(v) => self.agenda.after(self.spec.ack_delay, Event::Ack(v)),
-            Output::Idle(v, idle) => {
-                let now = self.agenda.now();
-                if let Some(since) = self.clocks[v].counts_since.take() {
-                    self.counted += now - since;
-                }
-                self.clocks[v].counts_since = idle.then_some(now);
-            }
-            Output::Happened(ref what) => self.count(what),
-        }
     }
 }

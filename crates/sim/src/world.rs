@@ -57,10 +57,10 @@ use surefault_core::run::{ApfMode, TaskId};
 use surefault_core::{PageIndex, VcpuId, faults, residency};
 use thiserror::Error;
 
-use crate::machine::{Happened, Machine, Move, Output, Place, Setup, TaskState, vcpu_id};
+use crate::machine::{Happened, Machine, Move, Place, Setup, TaskState, vcpu_id};
 use crate::spec::SimError;
-use ledger::Ledger;
 
+pub use ledger::Ledger;
 pub use look::TaskLook;
 pub use step::{Answer, Step, TimerKind};
 pub use view::View;
@@ -149,13 +149,12 @@ pub enum Violation {
 /// A machine with nothing decided. See the [module](self) for what holds.
 #[derive(Debug)]
 pub struct World<P> {
-    pub(crate) machine: Machine<P>,
-    pub(crate) ledger: Ledger,
+    pub(crate) machine: Machine<P, Ledger>,
     left: Budgets,
 }
 
 surefault_core::clone_in_place! { World<P> {
-    machine, ledger, left,
+    machine, left,
 } }
 
 impl World<AnyPolicy> {
@@ -180,11 +179,10 @@ impl<P: Policy> World<P> {
         policy: P,
     ) -> Result<World<P>, SimError> {
         let mut world = World {
-            machine: Machine::new(setup, policy)?,
-            ledger: Ledger::default(),
+            machine: Machine::new(setup, policy, Ledger::default())?,
             left: budgets,
         };
-        world.note(&mut Vec::new());
+        world.machine.listener.happened = Vec::new();
         Ok(world)
     }
 
@@ -212,7 +210,7 @@ impl<P: Policy> World<P> {
     }
 
     /// The machine, to look at.
-    pub fn machine(&self) -> &Machine<P> {
+    pub fn machine(&self) -> &Machine<P, Ledger> {
         &self.machine
     }
 
@@ -250,7 +248,7 @@ impl<P: Policy> World<P> {
                 into.push(Step::Ack(vcpu));
             }
         }
-        self.ledger.steps(into);
+        machine.listener.steps(into);
         if let Some(pager) = &machine.pager {
             let mut steps = Vec::new();
             pager.steps(&mut steps);
@@ -288,10 +286,13 @@ impl<P: Policy> World<P> {
         {
             *left = left.saturating_sub(1);
         }
-        if let Some(input) = self.ledger.take(*step) {
-            self.machine.apply(input);
+        let machine = &mut self.machine;
+        std::mem::swap(&mut machine.listener.happened, happened);
+        if let Some(input) = machine.listener.take(*step) {
+            machine.apply(input);
         }
-        self.note(happened);
+        machine.listener.prune(&machine.pages);
+        std::mem::swap(&mut machine.listener.happened, happened);
     }
 
     /// Holds both machines against their invariants.
@@ -307,18 +308,6 @@ impl<P: Policy> World<P> {
             .pages
             .check_invariants()
             .map_err(Violation::Pages)
-    }
-
-    fn note(&mut self, happened: &mut Vec<Happened>) {
-        let outputs = self.machine.take_outputs();
-        for output in &outputs {
-            self.ledger.note(output, &self.machine);
-            if let Output::Happened(what) = *output {
-                happened.push(what);
-            }
-        }
-        self.ledger.prune(&self.machine);
-        self.machine.put_back(outputs);
     }
 
     fn incidents(&self, into: &mut Vec<Step>) {

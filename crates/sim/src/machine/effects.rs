@@ -6,10 +6,10 @@ use surefault_core::residency::{PageOutcome, PageState};
 use surefault_core::{CauseKind, Failure, PageId, VcpuId};
 
 use super::threads::index;
-use super::{Ended, Happened, Machine, Move, Place, Vcpu, Why};
+use super::{Ended, Happened, Listener, Machine, Move, Place, Vcpu, Why};
 use crate::spec::{Host, OnReport};
 
-impl<P: Policy> Machine<P> {
+impl<P: Policy, L: Listener> Machine<P, L> {
     pub(super) fn faults_effect(&mut self, effect: Effect) {
         match effect {
             Effect::NotPresent { vcpu, item, token } => {

@@ -15,9 +15,9 @@ use surefault_core::Token;
 use surefault_core::faults::{Accepted, WAKE_ALL};
 use surefault_core::policy::Policy;
 
-use super::{Happened, Machine, Output, Place, Running, TaskState, Vcpu, Why, vcpu_id};
+use super::{Happened, Listener, Machine, Output, Place, Running, TaskState, Vcpu, Why, vcpu_id};
 
-impl<P: Policy> Machine<P> {
+impl<P: Policy, L: Listener> Machine<P, L> {
     /// The guest's timer interrupt: the end of an artificial halt, or of a time slice; of that not
     /// before interrupts are on.
     pub(super) fn tick(&mut self, v: Vcpu) {
@@ -107,7 +107,7 @@ impl<P: Policy> Machine<P> {
             true => {
                 let due = &mut self.threads[v].acks_due;
                 *due = due.saturating_add(1);
-                self.out.push(Output::AckDue(v));
+                self.say(Output::AckDue(v));
             }
         }
         if let Some(other) = moved_to {

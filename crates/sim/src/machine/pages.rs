@@ -5,9 +5,9 @@ use surefault_core::residency::{Admission, Effect, InstallResult, Marked, PageOu
 use surefault_core::{PageCount, PageId, PageIndex};
 
 use super::threads::index;
-use super::{Happened, Machine, Output, Place, Task, page_id, vcpu_id};
+use super::{Happened, Listener, Machine, Output, Place, Task, page_id, vcpu_id};
 
-impl<P: Policy> Machine<P> {
+impl<P: Policy, L: Listener> Machine<P, L> {
     pub(super) fn pages_effect(&mut self, effect: Effect) {
         if let Some(pager) = &mut self.pager
             && !matches!(effect, Effect::Fetch(_) | Effect::Settled { .. })
@@ -15,7 +15,7 @@ impl<P: Policy> Machine<P> {
             return pager.take_in_hand(effect);
         }
         match effect {
-            Effect::Fetch(range) => self.out.push(Output::Fetch(range)),
+            Effect::Fetch(range) => self.say(Output::Fetch(range)),
             Effect::Install {
                 generation,
                 first,

@@ -3,9 +3,9 @@
 use surefault_core::policy::Policy;
 use surefault_core::run::TaskId;
 
-use super::{Ended, Happened, Machine, TaskState, Vcpu};
+use super::{Ended, Happened, Listener, Machine, TaskState, Vcpu};
 
-impl<P: Policy> Machine<P> {
+impl<P: Policy, L: Listener> Machine<P, L> {
     /// Wakes a task. Says where it went, if it went elsewhere.
     pub(super) fn wake(&mut self, v: Vcpu, woken: usize, error: bool) -> Option<Vcpu> {
         let task = &mut self.guest.tasks[woken];

@@ -6,7 +6,9 @@ use surefault_core::residency::PageState;
 use surefault_core::run::ApfMode;
 use surefault_core::{Gfn, Gva, PageId, PageIndex, VcpuId};
 
-use super::{Ended, Happened, Machine, Move, Running, Vcpu, Why, address_of, page_id, vcpu_id};
+use super::{
+    Ended, Happened, Listener, Machine, Move, Running, Vcpu, Why, address_of, page_id, vcpu_id,
+};
 
 /// Where a vCPU's thread is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -64,7 +66,7 @@ impl Thread {
         }
     }
 }
-impl<P: Policy> Machine<P> {
+impl<P: Policy, L: Listener> Machine<P, L> {
     /// The thread stands before the guest.
     pub(super) fn entry(&mut self, v: Vcpu) {
         self.threads[v].next = None;

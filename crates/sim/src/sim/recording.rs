@@ -2,7 +2,7 @@
 
 use surefault_core::policy::Policy;
 
-use crate::machine::{Input, Machine, Output};
+use crate::machine::{Around, Input, Listener, Machine, Output};
 use crate::world::Step;
 use crate::world::ledger::Ledger;
 
@@ -32,8 +32,8 @@ impl Recording {
     }
 
     /// The machine is about to take this step.
-    pub(super) fn record<P: Policy>(&mut self, input: Input, machine: &Machine<P>) {
-        self.ledger.prune(machine);
+    pub(super) fn record<P: Policy, L: Listener>(&mut self, input: Input, machine: &Machine<P, L>) {
+        self.ledger.prune(machine.pages());
         self.skips = match input {
             Input::Tick(v) => !machine.can_tick(v),
             Input::Switch(..) => self.skips,
@@ -48,7 +48,7 @@ impl Recording {
     }
 
     /// This followed from it.
-    pub(super) fn note<P: Policy>(&mut self, output: &Output, machine: &Machine<P>) {
-        self.ledger.note(output, machine);
+    pub(super) fn note(&mut self, output: Output, around: Around<'_>) {
+        self.ledger.hear(output, around);
     }
 }

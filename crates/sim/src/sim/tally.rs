@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use surefault_core::policy::Policy;
 use surefault_core::residency::PageOutcome;
-use surefault_core::run::{Outcome, Reported, RunResult, RunStats, TaskId};
-use surefault_core::{Access, Failure, PageIndex, PageSize, faults};
+use surefault_core::run::{Outcome, Reported, RunResult, RunStats};
+use surefault_core::{Failure, PageIndex, PageSize};
 
+use super::course::Course;
 use super::{COUNT, Sim};
-use crate::machine::{Ended, Happened, Vcpu, vcpu_id};
+use crate::machine::{Around, Ended, Happened, Machine, vcpu_id};
 use crate::result::SimResult;
 use crate::source;
 use crate::spec::OnReport;
@@ -42,10 +43,11 @@ impl FailedSince {
     }
 }
 
-impl<P: Policy> Sim<P> {
-    pub(super) fn count(&mut self, what: &Happened) {
+impl Course {
+    #[inline(always)]
+    pub(super) fn count(&mut self, what: Happened, around: Around<'_>) {
         let counts = &mut self.counts;
-        match *what {
+        match what {
             Happened::Faulted {
                 retries,
                 asked_again,
@@ -58,7 +60,7 @@ impl<P: Policy> Sim<P> {
             Happened::Queued { .. } => counts.asynchronous += 1,
             Happened::Waits { page, refused, .. } => {
                 counts.synchronous += 1;
-                let healthy = !self.machine.setup().is_failing(page);
+                let healthy = !around.setup.is_failing(page);
                 counts.refused_healthy += u64::from(healthy && refused);
             }
             Happened::Halted(_) => counts.halts += 1,
@@ -80,7 +82,7 @@ impl<P: Policy> Sim<P> {
                 match how {
                     Ended::Mapped => {
                         self.done += 1;
-                        if self.machine.guest.tasks[usize::from(task.get())].healthy {
+                        if around.guest.tasks[usize::from(task.get())].healthy {
                             self.measured.healthy_done += 1;
                             self.measured.healthy_last = self.agenda.now();
                         }
@@ -99,7 +101,19 @@ impl<P: Policy> Sim<P> {
                 task,
                 access,
                 right,
-            } => self.reported(vcpu, fault, failure, task, access, right),
+            } => {
+                let page = fault.page.index();
+                self.reported(page, failure, right);
+                if around.setup.on_report == OnReport::Stop {
+                    let report = fault.report(vcpu_id(vcpu), access, failure, PageSize::KIB_4);
+                    self.report = report.map(|report| Reported {
+                        report,
+                        cause: source::text(failure.cause.kind, page),
+                        task,
+                        page,
+                    });
+                }
+            }
             Happened::Unclaimed(_) => counts.unclaimed += 1,
             Happened::Died => counts.deaths += 1,
             Happened::Attached => {}
@@ -107,41 +121,26 @@ impl<P: Policy> Sim<P> {
         }
     }
 
-    fn reported(
-        &mut self,
-        v: Vcpu,
-        fault: faults::Fault,
-        failure: Failure,
-        task: Option<TaskId>,
-        access: Access,
-        right: bool,
-    ) {
-        let page = fault.page.index();
+    fn reported(&mut self, page: PageIndex, failure: Failure, right: bool) {
         self.counts.reports += 1;
         self.counts.max_attempts = self.counts.max_attempts.max(failure.attempts);
         self.counts.wrong_reports += u64::from(!right);
         let now = self.agenda.now();
         let took = now - self.failed.get(page).unwrap_or(now);
         self.measured.report_us.add(took.as_micros() as u64);
-        if self.spec.on_report == OnReport::Stop {
-            let report = fault.report(vcpu_id(v), access, failure, PageSize::KIB_4);
-            self.report = report.map(|report| Reported {
-                report,
-                cause: source::text(failure.cause.kind, page),
-                task,
-                page,
-            });
-        }
     }
+}
 
+impl<P: Policy> Sim<P> {
     /// Notes since when, and until when, the policy has a vCPU's asynchronous faults off.
     pub(super) fn measure_off(&mut self) {
         let policy = self.machine.faults.policy();
-        for (v, clock) in self.clocks.iter_mut().enumerate() {
+        let course = &mut self.machine.listener;
+        for (v, clock) in course.clocks.iter_mut().enumerate() {
             match (clock.off_since, policy.is_off(vcpu_id(v))) {
-                (None, true) => clock.off_since = Some(self.agenda.now()),
+                (None, true) => clock.off_since = Some(course.agenda.now()),
                 (Some(since), false) => {
-                    self.measured.off += self.agenda.now() - since;
+                    course.measured.off += course.agenda.now() - since;
                     clock.off_since = None;
                 }
                 (None, false) | (Some(_), true) => {}
@@ -149,39 +148,43 @@ impl<P: Policy> Sim<P> {
         }
     }
 
-    pub(super) fn finish(mut self, outcome: Outcome) -> SimResult {
-        let now = self.agenda.now();
+    pub(super) fn finish(self, outcome: Outcome) -> SimResult {
+        let Machine {
+            guest,
+            listener: mut course,
+            ..
+        } = self.machine;
+        let now = course.agenda.now();
         let since = |since: Option<Duration>| since.map_or(Duration::ZERO, |since| now - since);
-        for clock in &self.clocks {
-            self.measured.off += since(clock.off_since);
-            self.counted += since(clock.counts_since);
+        for clock in &course.clocks {
+            course.measured.off += since(clock.off_since);
+            course.counted += since(clock.counts_since);
         }
-        let guest = &self.machine.guest;
         for task in guest.tasks.iter().filter(|task| task.met_failure) {
-            self.measured.retries.add(task.retries);
+            course.measured.retries.add(task.retries);
         }
-        self.measured.healthy_all = guest.healthy_visits();
+        course.measured.healthy_all = guest.healthy_visits();
         SimResult {
             run: RunResult {
                 outcome,
-                report: self.report,
+                report: course.report,
                 stats: RunStats {
-                    pages_done: self.done,
+                    pages_done: course.done,
                     tasks_finished: guest.finished(),
-                    tasks_killed: u16::try_from(self.measured.told).unwrap_or(u16::MAX),
+                    tasks_killed: u16::try_from(course.measured.told).unwrap_or(u16::MAX),
                     // Pages have no content here.
                     wrong_sums: 0,
                     unchecked_sums: 0,
-                    reports: self.counts.reports,
-                    healed: self.counts.reports - u64::from(outcome == Outcome::Reported),
+                    reports: course.counts.reports,
+                    healed: course.counts.reports - u64::from(outcome == Outcome::Reported),
                     tokens_left: guest.tokens_left(),
-                    progress: (self.counted.as_nanos() / COUNT.as_nanos()) as u64,
+                    progress: (course.counted.as_nanos() / COUNT.as_nanos()) as u64,
                     elapsed: now,
                     ..RunStats::default()
                 },
             },
-            counts: self.counts,
-            measured: self.measured,
+            counts: course.counts,
+            measured: course.measured,
         }
     }
 }

@@ -168,7 +168,7 @@ impl Turn {
             None => weak,
         });
         let machine = &world.machine;
-        for fetch in &world.ledger.fetches {
+        for fetch in &world.machine.listener.fetches {
             if fetch.planned == Planned::Either {
                 for answer in [Answer::Data, Answer::Temporary] {
                     self.sometimes.insert(Claim::Answer(fetch.first, answer));
@@ -249,13 +249,19 @@ pub fn acted<P: Policy>(world: &World<P>, step: &Step) -> impl Iterator<Item = C
 /// Who must act if it can all through a cycle. While a scheduler is asked they can, too: the question
 /// takes no time.
 fn weak<P: Policy>(world: &World<P>) -> BTreeSet<Claim> {
-    let fetches = world.ledger.fetches.iter();
+    let fetches = world.machine.listener.fetches.iter();
     let answered = fetches.filter(|fetch| fetch.planned != Planned::Silent);
     let mut claims: BTreeSet<Claim> = answered.map(|fetch| Claim::Fetch(fetch.first)).collect();
-    let timers = world.ledger.timers.iter().copied().map(TimerKind::of);
+    let timers = world
+        .machine
+        .listener
+        .timers
+        .iter()
+        .copied()
+        .map(TimerKind::of);
     claims.extend(timers.map(|(kind, page)| Claim::PageTimer(kind, page)));
     // Nothing depends on the errors that nobody came back for, so nothing on their age.
-    let timers = world.ledger.faults_timers.iter().copied();
+    let timers = world.machine.listener.faults_timers.iter().copied();
     let timers = timers
         .map(of_faults_timer)
         .filter(|&timer| timer != Step::Unclaimed);

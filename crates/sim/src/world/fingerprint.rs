@@ -59,28 +59,28 @@ impl<P: Policy> World<P> {
         }
         workers.hash(&mut hasher);
         let mut timers = 0u64;
-        for (at, &timer) in self.ledger.timers.iter().enumerate() {
+        for (at, &timer) in self.machine.listener.timers.iter().enumerate() {
             let name = TimerKind::of(timer);
-            let known = self.ledger.timers[..at].iter();
+            let known = self.machine.listener.timers[..at].iter();
             if !known.copied().map(TimerKind::of).any(|other| other == name) {
                 let mut each = Folding::default();
                 name.hash(&mut each);
                 timers = timers.wrapping_add(each.finish());
             }
         }
-        for &timer in &self.ledger.faults_timers {
+        for &timer in &self.machine.listener.faults_timers {
             let mut each = Folding::default();
             step::of_faults_timer(timer).hash(&mut each);
             matches!(timer, faults::Timer::Unclaimed).hash(&mut each);
             timers = timers.wrapping_add(each.finish());
         }
         timers.hash(&mut hasher);
-        for fetch in &self.ledger.fetches {
+        for fetch in &self.machine.listener.fetches {
             let rank = ranks.of(fetch.generation);
             (fetch.first, fetch.count, rank).hash(&mut hasher);
             (fetch.planned, fetch.overtaken).hash(&mut hasher);
         }
-        for (page, attempts) in &self.ledger.attempts {
+        for (page, attempts) in &self.machine.listener.attempts {
             (page, attempts).hash(&mut hasher);
         }
         self.left.hash(&mut hasher);

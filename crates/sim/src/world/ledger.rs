@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 
 use surefault_core::plan::FailureMode;
-use surefault_core::policy::Policy;
-use surefault_core::residency::{self, FetchRange, Generation};
+use surefault_core::residency::{self, FetchRange, Generation, Residency};
 use surefault_core::{PageIndex, faults};
 
 use super::step::{Answer, Step, TimerKind, of_faults_timer};
-use crate::machine::{Input, Machine, Output, vcpu_id};
+use crate::machine::{Around, Happened, Input, Listener, Output, vcpu_id};
 
 /// What a source will say to a fetch. Decided when the fetch begins, so that one that began before
 /// a repair still fails after it.
@@ -36,24 +35,26 @@ pub(crate) struct Fetch {
 
 /// What is outstanding.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub struct Ledger {
     pub(crate) fetches: Vec<Fetch>,
     pub(crate) timers: Vec<residency::Timer>,
     pub(crate) faults_timers: Vec<faults::Timer>,
     /// Attempts at pages that heal after some, where nobody else counts them.
     pub(crate) attempts: BTreeMap<PageIndex, u8>,
+    /// What comes about in a step. Empty between two of them.
+    pub(crate) happened: Vec<Happened>,
 }
 
 surefault_core::clone_in_place! { Ledger {
-    fetches, timers, faults_timers, attempts,
+    fetches, timers, faults_timers, attempts; queues happened
 } }
 
-impl Ledger {
-    /// Notes what follows from a step.
-    pub(crate) fn note<P: Policy>(&mut self, output: &Output, machine: &Machine<P>) {
-        match *output {
+impl Listener for Ledger {
+    #[inline]
+    fn hear(&mut self, output: Output, around: Around<'_>) {
+        match output {
             Output::Fetch(range) => {
-                let planned = self.plan(&range, machine);
+                let planned = self.plan(&range, around);
                 self.fetches.push(Fetch {
                     generation: range.generation,
                     first: range.first.index(),
@@ -70,24 +71,23 @@ impl Ledger {
                 self.fetches.clear();
                 self.timers.clear();
             }
-            Output::FaultsTimer(..)
-            | Output::Go(..)
-            | Output::AckDue(_)
-            | Output::Idle(..)
-            | Output::Happened(_) => {}
+            Output::Happened(what) => self.happened.push(what),
+            Output::FaultsTimer(..) | Output::Go(..) | Output::AckDue(_) | Output::Idle(..) => {}
         }
     }
+}
 
+impl Ledger {
     /// Strikes out the timers that have become pointless.
-    pub(crate) fn prune<P: Policy>(&mut self, machine: &Machine<P>) {
-        self.timers.retain(|&timer| machine.pages().is_live(timer));
+    pub(crate) fn prune(&mut self, pages: &Residency) {
+        self.timers.retain(|&timer| pages.is_live(timer));
     }
 
-    fn plan<P: Policy>(&mut self, range: &FetchRange, machine: &Machine<P>) -> Planned {
+    fn plan(&mut self, range: &FetchRange, around: Around<'_>) -> Planned {
         let first = range.first.index().get();
         let mut planned = Planned::Says(Answer::Data);
         for page in (first..first + range.count).map(PageIndex::new) {
-            let says = self.plan_page(page, range.attempt, machine);
+            let says = self.plan_page(page, range.attempt, around);
             planned = match (planned, says) {
                 // It takes as long as its slowest page, and fails with the first that does.
                 (Planned::Silent, _) | (_, Planned::Silent) => Planned::Silent,
@@ -101,8 +101,8 @@ impl Ledger {
         planned
     }
 
-    fn plan_page<P: Policy>(&mut self, page: PageIndex, attempt: u8, of: &Machine<P>) -> Planned {
-        let setup = of.setup();
+    fn plan_page(&mut self, page: PageIndex, attempt: u8, around: Around<'_>) -> Planned {
+        let setup = around.setup;
         let mode = setup.failing.get(&page).copied();
         let attempt = match mode {
             Some(FailureMode::Temporary { failures }) if !setup.keeps_record => {
@@ -112,7 +112,7 @@ impl Ledger {
             }
             Some(_) | None => attempt,
         };
-        if of.is_repaired(page) {
+        if around.is_repaired(page) {
             return Planned::Says(Answer::Data);
         }
         match mode.unwrap_or(FailureMode::Healthy) {

@@ -58,7 +58,7 @@ impl<P: Policy> World<P> {
         let Step::Fetched { page, nth, .. } = *step else {
             return true;
         };
-        let mut fetches = self.ledger.fetches.iter();
+        let mut fetches = self.machine.listener.fetches.iter();
         let fetch = fetches
             .by_ref()
             .filter(|fetch| fetch.first == page)

@@ -87,7 +87,8 @@ impl<P: Policy> World<P> {
             .collect();
         workers.sort_unstable();
         let mut timers: Vec<_> = self
-            .ledger
+            .machine
+            .listener
             .timers
             .iter()
             .copied()
@@ -95,7 +96,7 @@ impl<P: Policy> World<P> {
             .collect();
         timers.sort_unstable();
         timers.dedup();
-        let mut faults_timers = self.ledger.faults_timers.clone();
+        let mut faults_timers = self.machine.listener.faults_timers.clone();
         faults_timers.sort_unstable_by_key(|timer| match timer {
             faults::Timer::Unclaimed => None,
             faults::Timer::Policy(timer) => Some(timer.0),
@@ -150,7 +151,8 @@ impl<P: Policy> World<P> {
             picks: machine.picks().collect(),
             stopped: machine.is_stopped(),
             fetches: self
-                .ledger
+                .machine
+                .listener
                 .fetches
                 .iter()
                 .map(|fetch| {
@@ -166,7 +168,13 @@ impl<P: Policy> World<P> {
                 .collect(),
             timers,
             faults_timers,
-            attempts: self.ledger.attempts.iter().map(|(&a, &b)| (a, b)).collect(),
+            attempts: self
+                .machine
+                .listener
+                .attempts
+                .iter()
+                .map(|(&a, &b)| (a, b))
+                .collect(),
             budgets: self.left,
         }
     }

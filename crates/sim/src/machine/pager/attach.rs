@@ -5,7 +5,7 @@ use surefault_core::policy::Policy;
 use surefault_core::residency::{PageRecord, RecordedPage, Residency};
 
 use super::{Pager, Worker, mistaken, nth};
-use crate::machine::{Happened, Machine, Output, page_id};
+use crate::machine::{Happened, Listener, Machine, Output, page_id};
 
 impl Pager {
     /// Notes what was read and not noted.
@@ -32,7 +32,7 @@ impl Pager {
     }
 }
 
-impl<P: Policy> Machine<P> {
+impl<P: Policy, L: Listener> Machine<P, L> {
     /// The worker is killed. What was under way is gone with it.
     pub(in crate::machine) fn kill_worker(&mut self) {
         let Some(pager) = &mut self.pager else { return };
@@ -41,7 +41,7 @@ impl<P: Policy> Machine<P> {
         // Nobody asks it anything before the next one is there.
         self.pages = Residency::new(self.setup.residency.clone(), &[self.setup.workload.pages()])
             .expect("it was made from that before");
-        self.out.push(Output::Died);
+        self.say(Output::Died);
         self.happened(Happened::Died);
     }
 

@@ -5,7 +5,7 @@ use surefault_core::policy::Policy;
 use surefault_core::residency::{Effect, InstallResult, Marked, PageOutcome, PageRecord};
 
 use super::{Batch, Deed, Held, Pager, PagerStep, Stage, Work, Worker, insert, mistaken, nth};
-use crate::machine::{Happened, Machine, page_id};
+use crate::machine::{Happened, Listener, Machine, page_id};
 
 impl Pager {
     /// The worker is to do this.
@@ -141,7 +141,7 @@ impl Pager {
     }
 }
 
-impl<P: Policy> Machine<P> {
+impl<P: Policy, L: Listener> Machine<P, L> {
     /// The pager, or a thread that gives pages up, takes a step.
     pub(in crate::machine) fn pager_step(&mut self, step: PagerStep) {
         match step {
