@@ -96,6 +96,9 @@ impl FaultObserver for Apf {
         let mut state = self.state();
         let sleepers = state.sleepers(page);
         state.settle(outside, page, outcome);
+        // There is room again. Where no fault is an event, the event loop may sleep for long.
+        let postponed = std::mem::take(&mut state.postponed);
+        state.wanted.extend(postponed);
         drop(state);
         sleepers.iter().for_each(|kicker| kicker.wake());
         self.demand_what_is_wanted();

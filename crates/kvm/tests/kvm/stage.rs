@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use surefault_core::residency::ResidencyConfig;
 use surefault_core::run::{ApfMode, OnError, RunResult, RunSpec};
 use surefault_core::workload::Workload;
 use surefault_core::{PageId, PageSize};
@@ -33,6 +34,10 @@ pub(crate) struct Choices {
     pub(crate) vendor: Option<Vendor>,
     /// What a vCPU does when no task can run.
     pub(crate) idle: Idle,
+    /// Where asynchronous faults come from user space: first accesses are refused.
+    pub(crate) refuse_absent: bool,
+    /// How many pages may be on their way.
+    pub(crate) max_pending: usize,
 }
 
 impl Default for Choices {
@@ -41,6 +46,8 @@ impl Default for Choices {
             failed_page: FailedPage::Auto,
             vendor: None,
             idle: Idle::Count,
+            refuse_absent: true,
+            max_pending: ResidencyConfig::default().max_pending,
         }
     }
 }
@@ -61,6 +68,7 @@ impl Stage {
     pub(crate) fn new(spec: &RunSpec, workload: Workload, choices: Choices) -> (Stage, Vec<Vcpu>) {
         let apf = (spec.apf == ApfMode::User).then(|| {
             let of = ApfSpec {
+                refuse_absent: choices.refuse_absent,
                 errors_to_guest: spec.on_error == OnError::Guest,
                 ..ApfSpec::new(spec.vcpus, spec.policy)
             };
@@ -71,7 +79,13 @@ impl Stage {
         let store = PlannedStore::new(source.clone(), spec.plan.clone(), PageSize::KIB_4);
         let store = Arc::new(store);
         let config = PagerConfig {
+            residency: ResidencyConfig {
+                deadline: spec.deadline,
+                max_pending: choices.max_pending,
+                ..ResidencyConfig::default()
+            },
             failed_page: choices.failed_page,
+            refuse_absent: apf.is_some() && choices.refuse_absent,
             ..PagerConfig::default()
         };
         let observer = apf.clone().map(|apf| -> Arc<dyn FaultObserver> { apf });

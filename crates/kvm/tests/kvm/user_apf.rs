@@ -32,6 +32,7 @@ use crate::many_faults::{many, many_in};
 use crate::rig::{
     PAGE, assert_finished, assert_sums, failing, go, go_blocked, pattern, run_blocked, spec,
 };
+use crate::stage::{Choices, Stage};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -67,6 +68,7 @@ pub(crate) const CASES: &[Case] = &[
         "a_failing_page_kills_its_task_alone_whether_waited_for_or_not",
         killed,
     ),
+    ("a_demand_for_which_there_is_no_room_is_made_again", no_room),
     ("a_page_source_that_lies_does_not_make_a_loop", guard),
 ];
 
@@ -247,6 +249,28 @@ fn patience(go: impl Fn(&RunSpec) -> RunResult) {
     assert_eq!(count(&result, "kicks"), 0, "{result:?}");
     assert_eq!(count(&result, "announced"), 0, "{result:?}");
     assert!(count(&result, "spared") > 0, "{result:?}");
+}
+
+/// Two pages may be on their way, and eight tasks want one each.
+fn no_room() {
+    for refuse_absent in [true, false] {
+        let spec = RunSpec {
+            apf: ApfMode::User,
+            plan: FaultPlan::new(1, Latency::fixed(Duration::from_millis(2))),
+            ..spec(PAGES, TASKS, 1)
+        };
+        let choices = Choices {
+            refuse_absent,
+            max_pending: 2,
+            ..Choices::default()
+        };
+        let workload = Workload::partition(spec.pages, TASKS, spec.seed);
+        let (stage, vcpus) = Stage::new(&spec, workload, choices);
+        let result = stage.run(vcpus, &mut ());
+        assert_finished(&result, &spec);
+        // Nobody had to wait for a timer of somebody else's page.
+        assert!(result.stats.elapsed < spec.deadline / 2, "{result:?}");
+    }
 }
 
 /// Says of a page that fails that it is there.
