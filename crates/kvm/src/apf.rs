@@ -417,14 +417,14 @@ impl Apf {
     /// Asks for the pages that items or vCPUs wait for. Not with the lock held: asking may install.
     fn demand_what_is_wanted(&self) {
         use surefault_pager::FaultObserver as _;
-        let Some(pages) = self.pages() else {
-            return;
-        };
         loop {
             let wanted = std::mem::take(&mut self.state().wanted);
             if wanted.is_empty() {
                 return;
             }
+            let Some(pages) = self.pages() else {
+                return;
+            };
             for page in wanted {
                 // One that has failed settles in here.
                 pages.demand(page);

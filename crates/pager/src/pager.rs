@@ -36,7 +36,8 @@ const MAX_PROTECTED: usize = 16_384;
 /// Serves a memory from a store, until it is dropped.
 ///
 /// Dropping it ends its service: the store's reads are cancelled ([`Store::cancel`]), its threads
-/// end, except those that the store holds on to, and who waits for a page is refused it. Nobody may
+/// end, except those that the store holds on to, and who waits for a page is refused it. Whoever drops
+/// it may be one of these threads, which tells an observer something: that one ends afterwards. Nobody may
 /// touch absent pages of the memory afterwards: they read as zeros.
 pub struct Pager {
     shared: Arc<Shared>,
@@ -320,7 +321,8 @@ impl Drop for Pager {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.store.cancel();
         self.shared.nudge();
-        if let Some(event_loop) = self.event_loop.take() {
+        let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(event_loop) = self.event_loop.take().filter(|thread| !own(thread)) {
             // What its panic means has been seen to in it.
             let _ = event_loop.join();
         }

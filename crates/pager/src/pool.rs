@@ -67,7 +67,8 @@ impl Pool {
     }
 
     /// Lets the threads end, and waits for those that do within `patience`. Says how many do not:
-    /// they are inside the store, and end when it lets go of them.
+    /// they are inside the store, and end when it lets go of them. The one that calls this, if one does,
+    /// ends when it comes back.
     pub(crate) fn stop(&self, patience: Duration) -> usize {
         let mut state = self.state();
         state.stopping = true;
@@ -77,7 +78,8 @@ impl Pool {
         self.work.notify_all();
         let until = Instant::now() + patience;
         let mut stuck = 0;
-        for thread in threads {
+        let own = std::thread::current().id();
+        for thread in threads.into_iter().filter(|t| t.thread().id() != own) {
             while !thread.is_finished() && Instant::now() < until {
                 std::thread::sleep(Duration::from_micros(200));
             }

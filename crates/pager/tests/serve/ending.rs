@@ -1,19 +1,23 @@
 //! The end of a pager: bounded, and nothing is left.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use surefault_pager::FailedPage;
-use surefault_testkit::{BACKINGS, Backing, PATIENCE, in_thread};
+use surefault_core::PageId;
+use surefault_core::plan::Latency;
+use surefault_core::residency::PageOutcome;
+use surefault_pager::{Blocked, FailedPage, FaultObserver, Pager};
+use surefault_testkit::{BACKINGS, Backing, Mapping, PATIENCE, in_thread};
 
-use crate::served::{Served, check, marking, patient, planned, until};
+use crate::served::{Served, check, marking, patient, planned, planned_with, region, until};
 use crate::stores::Held;
 
 crate::cases![
     nothing_is_left,
     a_store_that_does_not_let_go,
     what_comes_after_the_end_touches_nothing,
+    a_thread_of_its_own_may_end_it,
 ];
 
 fn count(directory: &str) -> usize {
@@ -98,5 +102,38 @@ fn what_comes_after_the_end_touches_nothing() {
         store.release();
         until("all threads end", || count("/proc/self/task") <= threads);
         assert_eq!(mapping.load_by_syscall(2), Ok(0), "{page}");
+    }
+}
+
+/// Drops the pager when it is told something by it.
+#[derive(Default)]
+struct Ending(Mutex<Option<Pager>>);
+
+impl FaultObserver for Ending {
+    fn blocked(&self, _: Blocked) {}
+
+    fn attend(&self) -> Option<Instant> {
+        None
+    }
+
+    fn settled(&self, _: PageId, _: PageOutcome) {
+        let pager = self.0.lock().expect("nobody panics with it").take();
+        drop(pager);
+    }
+}
+
+/// Its event loop, which has the page at once, or a thread of the pool.
+fn a_thread_of_its_own_may_end_it() {
+    let threads = count("/proc/self/task");
+    for latency in [0, 2].map(Duration::from_millis) {
+        let store = planned_with(8, &[], Latency::fixed(latency));
+        let mapping = Mapping::new(Backing::Anonymous, 8);
+        let observer = Arc::new(Ending::default());
+        let regions = [region(&mapping, 8, 0)];
+        // SAFETY: the mapping outlives the pager, and nobody has references into it.
+        let pager = unsafe { Pager::start_observed(&regions, store, &patient(), observer.clone()) };
+        *observer.0.lock().expect("nobody panics with it") = Some(pager.expect("a pager"));
+        check(&mapping, 3, 3);
+        until("all threads end", || count("/proc/self/task") <= threads);
     }
 }
