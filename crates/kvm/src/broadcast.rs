@@ -13,7 +13,7 @@
 //! A guest whose vCPUs do not all come would give up on those that are missing, so it is all or none:
 //! who cannot take one, or does not come in time, has the failure reported instead. One that is in the
 //! middle of something is let go, to be done with it, and called again. The machine check of a
-//! vCPU that nobody runs just now is owed to it.
+//! vCPU that nobody runs just now is owed to it, unless its guest could not take one when it left.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -72,6 +72,8 @@ struct Place {
     order: Option<Order>,
     /// A machine check is due at its next entry.
     owed: bool,
+    /// It is not run, and its guest could not take one when it left.
+    deaf: bool,
 }
 
 /// A vCPU is run, until this is dropped.
@@ -113,6 +115,7 @@ impl Broadcast {
         let place = places.of(id);
         place.kicker = Some(Arc::clone(kicker));
         place.begun = true;
+        place.deaf = false;
         drop(places);
         Present {
             broadcast: Arc::clone(self),
@@ -174,6 +177,10 @@ impl Broadcast {
                 let place = places.of(other);
                 match (&place.kicker, place.standing) {
                     (None, _) if !place.begun => all = false,
+                    (None, _) if place.deaf => {
+                        drop(places);
+                        return Hold::Missing;
+                    }
                     (None, _) | (Some(_), Some(Readiness::Ready)) => {}
                     (Some(_), None) => all = false,
                     (Some(_), Some(Readiness::NotYet)) => {
@@ -229,6 +236,13 @@ impl Places {
                 kicker.nudge();
             }
         }
+    }
+}
+
+impl Present {
+    /// It is run no more, for now, and would take a machine check as `readiness` says.
+    pub(crate) fn leave(self, readiness: Readiness) {
+        self.broadcast.places().of(self.id).deaf = readiness == Readiness::Never;
     }
 }
 
@@ -335,6 +349,16 @@ mod tests {
         assert_eq!(broadcast.stand(OTHER, Readiness::NotYet), Order::Go);
         assert_eq!(broadcast.stand(OTHER, Readiness::Ready), Order::Take);
         assert!(!broadcast.wants(OTHER));
+    }
+
+    #[test]
+    fn who_has_left_and_could_not_take_one_is_missing() {
+        let broadcast = Arc::new(Broadcast::new(2));
+        let kicker = Arc::new(Kicker::new(signals::install().unwrap()));
+        broadcast.present(OTHER, &kicker).leave(Readiness::Never);
+        assert!(matches!(broadcast.hold(ONE), Hold::Missing));
+        broadcast.present(OTHER, &kicker).leave(Readiness::NotYet);
+        assert!(matches!(broadcast.hold(ONE), Hold::All(_)));
     }
 
     #[test]

@@ -188,11 +188,15 @@ impl Vcpu {
     /// When the guest cannot go on for a reason that is not a page's failure.
     pub fn run(&mut self) -> Result<Exit, VcpuError> {
         let broadcast = self.broadcast.as_ref();
-        let _present = broadcast.map(|broadcast| broadcast.present(self.id, &self.kicker));
-        match self.apf.clone() {
+        let present = broadcast.map(|broadcast| broadcast.present(self.id, &self.kicker));
+        let exit = match self.apf.clone() {
             Some(apf) => self.run_from_user_space(&apf),
             None => self.run_under_linux(),
+        }?;
+        if let Some(present) = present {
+            present.leave(self.readiness()?);
         }
+        Ok(exit)
     }
 
     /// As [`run`](Self::run), where Linux takes the faults.

@@ -121,7 +121,8 @@ impl Vcpu {
         }
     }
 
-    fn readiness(&mut self) -> Result<Readiness, VcpuError> {
+    /// Whether its guest can take a machine check where it stands.
+    pub(super) fn readiness(&mut self) -> Result<Readiness, VcpuError> {
         let busy = self.unfinished.is_some()
             || self.exception_queued
             || self.fd.get_kvm_run().kvm_dirty_regs != 0;
