@@ -30,6 +30,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     while !shared.stopping.load(Ordering::Acquire) {
         let room = fire_timers(shared, &mut hands);
         if events == 0 && room {
+            shared.lookout.pass();
             events = shared.read_events(&mut hands);
         }
         shared.work_off(&mut hands);
@@ -64,6 +65,7 @@ fn look(shared: &Shared, hands: &mut Hands, budget: Duration) -> usize {
     }
     let begun = Instant::now();
     while begun.elapsed() < budget && !shared.stopping.load(Ordering::Acquire) {
+        shared.lookout.pass();
         let events = shared.read_events(hands);
         if events > 0 {
             return events;

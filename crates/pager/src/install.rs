@@ -1,7 +1,6 @@
 //! Putting pages in place.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use surefault_core::residency::{Generation, InstallResult};
 use surefault_core::{Cause, CauseKind, PageId, PageIndex};
@@ -9,6 +8,7 @@ use surefault_uffd::{OperationError, Outcome, Wake};
 
 use crate::Point;
 use crate::drive::error_text;
+use crate::patience::Patience;
 use crate::shared::{Hands, Shared};
 
 /// What the kernel made of an operation on a range of pages.
@@ -20,15 +20,6 @@ pub(crate) enum Progress {
     /// It was refused.
     Refused(Cause),
 }
-
-/// Pauses between tries while the kernel says `EAGAIN`: short at first, and bounded.
-struct Patience {
-    pause: Duration,
-    until: Option<Instant>,
-}
-
-const FIRST_PAUSE: Duration = Duration::from_micros(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 impl Shared {
     /// Copies the fetched pages in place, as far as they are still wanted.
@@ -147,10 +138,7 @@ impl Shared {
         count: u32,
         operation: impl Fn(u32) -> Result<Outcome, OperationError>,
     ) -> Option<Progress> {
-        let mut patience = Patience {
-            pause: FIRST_PAUSE,
-            until: None,
-        };
+        let mut patience = Patience::default();
         let mut most = count;
         loop {
             let gate = self.gate();
@@ -176,8 +164,8 @@ impl Shared {
                 Ok(Outcome::Again) => {
                     self.stats.deferred.add(1);
                     // An event is queued, and nothing can be installed before it is read.
-                    self.read_events(hands);
-                    if patience.wait(self) {
+                    let events = self.read_events(hands);
+                    if patience.wait(self, events) {
                         continue;
                     }
                     let text = "the kernel asked to try again for the whole deadline".to_owned();
@@ -228,19 +216,5 @@ impl Shared {
                     .expect("regions have pages");
             }
         });
-    }
-}
-
-impl Patience {
-    /// Waits a little longer than last time; false when that has been tried for the whole deadline.
-    fn wait(&mut self, shared: &Shared) -> bool {
-        let deadline = shared.machine().residency.config().deadline;
-        let until = *self.until.get_or_insert_with(|| Instant::now() + deadline);
-        if Instant::now() >= until {
-            return false;
-        }
-        std::thread::sleep(self.pause);
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        true
     }
 }

@@ -45,6 +45,7 @@ mod latency;
 mod mark;
 mod observer;
 mod pager;
+mod patience;
 mod pool;
 mod prefetch;
 mod records;

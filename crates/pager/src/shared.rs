@@ -16,6 +16,7 @@ use crate::buffer::Buffer;
 use crate::causes::Causes;
 use crate::latency::Waits;
 use crate::mark::Marking;
+use crate::patience::Lookout;
 use crate::pool::Pool;
 use crate::prefetch::{Prefetch, Prefetcher};
 use crate::records::{Keeping, Recorder};
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) batch: usize,
     /// Writes down what a successor needs, if there is to be one.
     pub(crate) recorder: Option<Recorder>,
+    pub(crate) lookout: Lookout,
     machine: Mutex<Machine>,
     gate: RwLock<Gate>,
 }
@@ -143,6 +145,7 @@ impl Shared {
             nudge,
             batch: batch.max(1),
             recorder,
+            lookout: Lookout::default(),
             machine: Mutex::new(Machine {
                 residency,
                 timers: Timers::new(),

@@ -35,6 +35,7 @@ crate::cases![
     faults_outside_of_the_regions_end(poison),
     ways_that_mean_nothing_here,
     a_storm_of_removals,
+    a_balloon_that_never_rests,
 ];
 
 /// What an attendant has heard.
@@ -374,5 +375,40 @@ fn a_storm_of_removals() {
         }
         let stats = attached.pager.stats();
         assert_eq!((stats.removed, stats.strange_events), (PAGES as u64, 0));
+    }
+}
+
+/// While an event waits to be read nothing can be installed, and a balloon raises the next one as soon as
+/// one is read. How long an access takes is told in removals, of which a busy host makes no more.
+fn a_balloon_that_never_rests() {
+    const PAGES: usize = 128;
+    for backing in BACKINGS {
+        let attached = Attached::new(backing, 2 * PAGES, planned(2 * PAGES, &[]), &patient());
+        let (stop, removals) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let balloon = {
+            let (mapping, stop) = (Arc::clone(&attached.mapping), Arc::clone(&stop));
+            let removals = Arc::clone(&removals);
+            in_thread(move || {
+                while !stop.load(Ordering::Acquire) {
+                    let page = PAGES + removals.fetch_add(1, Ordering::AcqRel) % PAGES;
+                    mapping.give_up(page, advice(backing)).expect("madvise");
+                }
+            })
+        };
+        until("the balloon grows", || removals.load(Ordering::Acquire) > 0);
+        let mut waits: Vec<usize> = (0..PAGES)
+            .map(|page| {
+                let before = removals.load(Ordering::Acquire);
+                check(&attached.mapping, page, page);
+                removals.load(Ordering::Acquire) - before
+            })
+            .collect();
+        stop.store(true, Ordering::Release);
+        balloon();
+        waits.sort_unstable();
+        let (median, most) = (waits[PAGES / 2], waits[PAGES - 1]);
+        println!("{backing:?}: an access took {median} removals (median), {most} at most");
+        // A few do not find the moment for long: where two threads share a processor.
+        assert!(median < 1000, "{backing:?}: {waits:?}");
     }
 }
