@@ -51,9 +51,19 @@ use crate::model::{Class, Model, Next};
 /// Steps of a state, or what comes of one: seldom are there more.
 const ENOUGH: usize = 16;
 
-/// The steps of one action: a step, and what the schedulers that it raised questions of answered.
+/// A step, and what the schedulers that it raised questions of answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Action(pub Vec<Step>);
+pub struct Action {
+    step: Step,
+    answers: Vec<Step>,
+}
+
+impl Action {
+    /// All steps of it, in order.
+    pub fn steps(&self) -> impl Iterator<Item = Step> + '_ {
+        std::iter::once(self.step).chain(self.answers.iter().copied())
+    }
+}
 
 /// A world, and how many incidents may still befall it.
 #[derive(Clone, Debug)]
@@ -140,16 +150,18 @@ impl System {
         for answer in answers {
             let mut other = Taken {
                 world: cloned(&taken.world, spare),
-                steps: taken.steps.clone(),
+                action: taken.action.clone(),
                 happened: taken.happened.clone(),
                 ..taken
             };
             other.take(&self.claims, &answer);
+            other.action.answers.push(answer);
             self.answer(from, other, into, spare);
         }
         match last {
             Some(answer) => {
                 taken.take(&self.claims, &answer);
+                taken.action.answers.push(answer);
                 self.answer(from, taken, into, spare)
             }
             None => taken.happened,
@@ -158,13 +170,14 @@ impl System {
 
     fn judge(&self, from: &Situation, taken: Taken) -> (Next<Action, Situation>, Vec<Happened>) {
         let broken = safety::broken(from, &taken);
-        let incident = taken.steps[0].is_incident() && taken.steps[0] != Step::Die;
+        let step = taken.action.step;
+        let incident = step.is_incident() && step != Step::Die;
         let next = Next {
             acts: taken.acts,
             offers: taken.offers,
             is_wreck: broken & Safety::Invariants.bit() != 0,
             broken,
-            action: Action(taken.steps),
+            action: taken.action,
             state: Situation {
                 incidents: from.incidents - u8::from(incident),
                 world: taken.world,
@@ -188,7 +201,7 @@ fn cloned(world: &World<AnyPolicy>, spare: &mut Vec<Situation>) -> Box<World<Any
 /// An action that is being put together.
 struct Taken {
     world: Box<World<AnyPolicy>>,
-    steps: Vec<Step>,
+    action: Action,
     happened: Vec<Happened>,
     acts: u64,
     offers: u64,
@@ -199,7 +212,6 @@ impl Taken {
         self.acts |= claims.of(&self.world, step);
         self.offers |= claims.offers(step);
         self.world.advance_into(step, &mut self.happened);
-        self.steps.push(*step);
     }
 }
 
@@ -226,7 +238,10 @@ impl Model for System {
             }
             let mut taken = Taken {
                 world: cloned(&state.world, spare),
-                steps: Vec::with_capacity(2),
+                action: Action {
+                    step,
+                    answers: Vec::new(),
+                },
                 happened,
                 acts: 0,
                 offers: 0,

@@ -96,7 +96,7 @@ fn worse(a: Verdict<Step>, b: &Verdict<Action>) -> Verdict<Step> {
 }
 
 fn steps_of(way: &Counterexample<Action>) -> Counterexample<Step> {
-    let flat = |actions: &[Action]| actions.iter().flat_map(|action| action.0.clone()).collect();
+    let flat = |actions: &[Action]| actions.iter().flat_map(Action::steps).collect();
     Counterexample {
         stem: flat(&way.stem),
         cycle: flat(&way.cycle),

@@ -90,7 +90,7 @@ pub(super) fn broken(from: &Situation, taken: &Taken) -> u32 {
         Safety::ErrorKept,
         owed(before) > owed(after) + claimed + unclaimed,
     );
-    let step = &taken.steps[0];
+    let step = &taken.action.step;
     if !before.is_awaited(step) {
         let present = |world: &World<_>| world.machine().pages().present();
         let failed = |world: &World<_>| world.machine().pages().failed();
