@@ -35,9 +35,8 @@ impl Shared {
                 let source = Arc::clone(&listening.source);
                 sockets.push((Arc::clone(&listening.listener), Some(source)));
             }
-            // Who adds a listener waits for the supervisor, whose answers come to what was asked.
-            let asked = lock(&self.asked);
-            sockets.retain(|(listener, _)| !asked.contains_key(listener.path()));
+            sockets
+                .retain(|(listener, source)| source.is_none() || !self.is_asked(listener.path()));
         }
         let mut fds = vec![PollFd::new(&self.nudge, PollFlags::IN)];
         fds.extend(
@@ -59,7 +58,7 @@ impl Shared {
         if ready[0] {
             self.nudge.clear();
         }
-        self.ask_again();
+        self.look_after_asked();
         for ((listener, source), _) in sockets.iter().zip(&ready[1..]).filter(|(_, ready)| **ready)
         {
             // By the supervisor, if there is one: who dies with a connection closes it.
@@ -108,15 +107,16 @@ impl Shared {
         keeper: Keeper,
     ) {
         let (shared, at, id) = (Arc::clone(self), socket.clone(), keeper.id);
-        let handshake = Shaking::new(self);
+        let (stream, handshake) = (Arc::new(stream), Shaking::new(self));
+        let kept = Arc::clone(&stream);
         let begun = thread("vm", move || {
-            keeper::keep(&shared, &socket, source, &stream, id, handshake);
-            drop(stream);
+            keeper::keep(&shared, &socket, source, &kept, id, handshake);
+            drop(kept);
             drop(keeper);
         });
         if let Err(error) = begun {
+            self.turn_away(&at, &stream, None, false, &error.to_string());
             self.forget_vm(id);
-            self.refused(&at, None, &error.to_string(), false);
         }
     }
 

@@ -1,14 +1,16 @@
 //! Connections that the supervisor accepts for its worker.
 //!
 //! ```text
-//!  somebody connects ──► Asked ── accepted ──► a VM's thread, with the supervisor's duplicate
-//!                         │  ├── nobody ─────► waited for again
-//!                         │  └── no room ────► asked again after a pause
-//!                         └ not accepted, or no answer: accepted here, and said to be kept by nobody
+//!  somebody connects ──► asked ── accepted ──────► a VM's thread, with the supervisor's duplicate
+//!                         │  ├── nobody ─────────► waited for again
+//!                         │  └── no room here ───► asked again after a pause
+//!                         └ not accepted, or late: accepted here, and said to be kept by nobody;
+//!                           a late one is asked again, for it may be accepted already
 //! ```
 //!
 //! So a worker that dies between any two of its steps takes no connection with it. A socket that was
-//! asked about is not polled until the answer is there.
+//! asked about is not polled until the answer is there, or late. Asking again does no harm: the
+//! supervisor accepts once for one number.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -28,15 +30,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a connection is asked for again that this process had no room for.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What was asked about one socket.
+/// Somebody whom the supervisor is to accept.
 pub(crate) struct Asked {
     listener: Arc<Listener>,
     source: Arc<dyn Source>,
-    /// When the answer is late, or it is to be asked again.
+    stage: Stage,
+    /// When that is to be done which the stage says.
     due: Instant,
-    /// The answer came, and its descriptor found no room.
-    no_room: bool,
-    keeper: Keeper,
+    /// It counts as a VM, unless it is late.
+    keeper: Option<Keeper>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// There is no answer yet. If there is none when it is due, it is late.
+    Waiting,
+    /// It was accepted, and this process had no room for it: it is to be asked for again.
+    NoRoom,
+    /// The supervisor cannot accept: it is to be accepted here.
+    Refused,
+    /// Somebody was accepted here in its place. It is to be asked for again.
+    Late,
 }
 
 impl Shared {
@@ -49,25 +63,33 @@ impl Shared {
         let Some(handover) = &self.handover else {
             return false;
         };
-        let (id, socket) = (self.next_id(), listener.path());
+        let id = self.next_id();
         let Some(keeper) = Keeper::new(self, id) else {
             return false;
         };
         let asked = Asked {
             listener: Arc::clone(listener),
             source: Arc::clone(source),
+            stage: Stage::Waiting,
             due: Instant::now() + PATIENCE,
-            no_room: false,
-            keeper,
+            keeper: Some(keeper),
         };
-        lock(&self.asked).insert(socket.to_owned(), asked);
-        let is_asked = handover.accept(socket, id, self.last_rule());
+        lock(&self.asked).insert(id, asked);
+        let store = source.describe();
+        let is_asked = handover.accept(listener.path(), &store, id, self.last_rule());
         if is_asked {
             die_at(&HandshakePoint::Asked);
         } else {
-            lock(&self.asked).remove(socket);
+            drop(self.answered(id));
         }
         is_asked
+    }
+
+    /// Whether an answer about `socket` is waited for.
+    pub(crate) fn is_asked(&self, socket: &Path) -> bool {
+        let asked = lock(&self.asked);
+        let mut asked = asked.values().filter(|asked| asked.stage != Stage::Late);
+        asked.any(|asked| asked.listener.path() == socket)
     }
 
     /// When something is due about what was asked.
@@ -75,95 +97,143 @@ impl Shared {
         lock(&self.asked).values().map(|asked| asked.due).min()
     }
 
-    /// Does what is due.
-    pub(crate) fn ask_again(self: &Arc<Self>) {
-        let (now, rule) = (Instant::now(), self.last_rule());
-        let mut late = Vec::new();
-        for (socket, asked) in &mut *lock(&self.asked) {
+    /// Does what is due. In the thread that accepts.
+    pub(crate) fn look_after_asked(self: &Arc<Self>) {
+        let now = Instant::now();
+        let (mut again, mut here) = (Vec::new(), Vec::new());
+        for (&id, asked) in &mut *lock(&self.asked) {
             if now < asked.due {
                 continue;
             }
-            asked.due = now + PATIENCE;
-            let again = core::mem::take(&mut asked.no_room);
-            let handover = self.handover.as_ref().filter(|_| again);
-            if !handover.is_some_and(|handover| handover.accept(socket, asked.keeper.id, rule)) {
-                late.push(socket.clone());
+            let place = (Arc::clone(&asked.listener), Arc::clone(&asked.source));
+            match asked.stage {
+                Stage::NoRoom | Stage::Late => again.push((id, place)),
+                Stage::Waiting | Stage::Refused => here.push((id, asked.stage, place)),
             }
+            asked.due = now + PATIENCE;
+            asked.stage = match asked.stage {
+                Stage::NoRoom => Stage::Waiting,
+                Stage::Waiting | Stage::Late => Stage::Late,
+                Stage::Refused => Stage::Refused,
+            };
         }
-        for socket in late {
-            self.not_accepted(&socket);
+        for (id, (listener, source)) in again {
+            self.ask_again(id, &listener, &*source);
+        }
+        for (id, stage, (listener, source)) in here {
+            self.said_to_be_kept(false, &vm_key(id.get()));
+            match stage {
+                Stage::Refused => drop(self.answered(id)),
+                _ => {
+                    let asked = &mut *lock(&self.asked);
+                    drop(asked.get_mut(&id).and_then(|asked| asked.keeper.take()));
+                }
+            }
+            // Under another number: this one may yet come.
+            self.accept_at(&listener, Some(&source));
+        }
+    }
+
+    fn ask_again(&self, id: VmId, listener: &Listener, source: &dyn Source) {
+        if let Some(handover) = &self.handover {
+            // One that is dead is found out by listening.
+            let _ = handover.accept(listener.path(), &source.describe(), id, self.last_rule());
         }
     }
 
     /// Another supervisor may not know what was asked.
     pub(crate) fn ask_anew(&self) {
-        let Some(handover) = &self.handover else {
-            return;
-        };
-        for (socket, asked) in &*lock(&self.asked) {
-            // One that is dead, too, is found out by listening.
-            let _ = handover.accept(socket, asked.keeper.id, self.last_rule());
+        let asked = lock(&self.asked);
+        let asked = asked.iter().map(|(&id, asked)| {
+            let (listener, source) = (&asked.listener, &asked.source);
+            (id, Arc::clone(listener), Arc::clone(source))
+        });
+        for (id, listener, source) in asked.collect::<Vec<_>>() {
+            self.ask_again(id, &listener, &*source);
         }
     }
 
-    /// The supervisor has accepted a connection. That may come too late to be waited for, and be said
-    /// again by another supervisor.
-    pub(crate) fn accepted(self: &Arc<Self>, socket: PathBuf, id: VmId, stream: UnixStream) {
+    /// The supervisor has accepted a connection. That may be said twice, if it was asked twice.
+    pub(crate) fn accepted(self: &Arc<Self>, id: VmId, stream: UnixStream) {
         die_at(&HandshakePoint::Accepted);
-        match self.answered(&socket, Some(id)) {
-            Some(asked) => self.begin_vm(socket, asked.source, stream, asked.keeper),
-            None => self.begin_kept(socket, id, stream),
+        let Some(asked) = self.answered(id) else {
+            return;
+        };
+        let keeper = asked.keeper.or_else(|| Keeper::new(self, id));
+        if let Some(keeper) = keeper {
+            let socket = asked.listener.path().to_owned();
+            self.begin_vm(socket, asked.source, stream, keeper);
         }
     }
 
     /// The supervisor has accepted a connection that this process has no room for.
-    pub(crate) fn no_room_for(&self, socket: &Path) {
-        if let Some(asked) = lock(&self.asked).get_mut(socket) {
-            (asked.no_room, asked.due) = (true, Instant::now() + PAUSE);
+    pub(crate) fn no_room_for(&self, id: VmId) {
+        self.set_stage(id, Stage::NoRoom, PAUSE);
+    }
+
+    /// Nobody waited there any more.
+    pub(crate) fn nobody_there(&self, id: VmId) {
+        drop(self.answered(id));
+    }
+
+    /// The supervisor accepts nobody there.
+    pub(crate) fn not_accepted(&self, id: VmId) {
+        self.set_stage(id, Stage::Refused, Duration::ZERO);
+    }
+
+    fn set_stage(&self, id: VmId, stage: Stage, pause: Duration) {
+        if let Some(asked) = lock(&self.asked).get_mut(&id) {
+            (asked.stage, asked.due) = (stage, Instant::now() + pause);
         }
         self.nudge.wake();
     }
 
-    /// Nobody waited there any more.
-    pub(crate) fn nobody_there(&self, socket: &Path) {
-        self.answered(socket, None);
-    }
-
-    /// The supervisor accepts nobody there.
-    pub(crate) fn not_accepted(self: &Arc<Self>, socket: &Path) {
-        if let Some(asked) = self.answered(socket, None) {
-            self.said_to_be_kept(false, &vm_key(asked.keeper.id.get()));
-            // Under another number: this one may yet come.
-            self.accept_at(&asked.listener, Some(&asked.source));
-        }
-    }
-
-    /// Takes note of an answer; a late one is for something that nobody waits for.
-    fn answered(&self, socket: &Path, id: Option<VmId>) -> Option<Asked> {
-        let mut asked = lock(&self.asked);
-        let is_awaited = |asked: &Asked| id.is_none_or(|id| asked.keeper.id == id);
-        let answered = match asked.get(socket).is_some_and(is_awaited) {
-            true => asked.remove(socket),
-            false => None,
-        };
-        drop(asked);
+    fn answered(&self, id: VmId) -> Option<Asked> {
+        let answered = lock(&self.asked).remove(&id);
         self.nudge.wake();
         answered
     }
 
-    /// Goes on with a connection that the supervisor keeps, if nobody does yet.
-    pub(crate) fn begin_kept(self: &Arc<Self>, socket: PathBuf, id: VmId, stream: UnixStream) {
+    /// Goes on with a connection that another worker has left. `None` stands for one that this process
+    /// had no room for.
+    pub(crate) fn go_on_with(
+        self: &Arc<Self>,
+        socket: PathBuf,
+        store: &str,
+        id: VmId,
+        stream: Option<UnixStream>,
+    ) {
         let Some(keeper) = Keeper::new(self, id) else {
             return;
         };
-        let source = lock(&self.listeners)
-            .get(&socket)
-            .map(|listening| Arc::clone(&listening.source));
-        match source {
-            Some(source) => self.begin_vm(socket, source, stream, keeper),
-            None => {
-                self.forget_vm(id);
-                self.refused(&socket, None, "nobody is served there any more", false);
+        let listening = lock(&self.listeners).get(&socket).map(|listening| {
+            let (listener, source) = (&listening.listener, &listening.source);
+            (Arc::clone(listener), Arc::clone(source))
+        });
+        let listening = listening.filter(|(_, source)| source.describe() == store);
+        match (stream, listening) {
+            (Some(stream), Some((_, source))) => self.begin_vm(socket, source, stream, keeper),
+            // The socket was removed or replaced since.
+            (Some(stream), None) => match (self.sources)(store) {
+                Ok(source) => self.begin_vm(socket, source, stream, keeper),
+                Err(reason) => {
+                    self.turn_away(&socket, &stream, None, false, &reason);
+                    self.forget_vm(id);
+                }
+            },
+            (None, Some((listener, source))) => {
+                let asked = Asked {
+                    listener,
+                    source,
+                    stage: Stage::NoRoom,
+                    due: Instant::now() + PAUSE,
+                    keeper: Some(keeper),
+                };
+                lock(&self.asked).insert(id, asked);
+            }
+            (None, None) => {
+                let reason = "no room for its connection, and its socket was removed";
+                self.refused(&socket, None, reason, false);
             }
         }
     }

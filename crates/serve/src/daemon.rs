@@ -23,7 +23,7 @@ use crate::control::{ListenerInfo, Pages, Reply, VmInfo};
 use crate::event::{Event, Events, VmId};
 use crate::handover::{Handover, Supervised};
 use crate::listener::{ListenError, Listener};
-use crate::resume::Left;
+use crate::resume::{Left, LeftConnection};
 use crate::source::Source;
 use crate::spare::Spare;
 use crate::supervisor::{Entry, VmEntry};
@@ -59,12 +59,12 @@ pub(crate) struct Shared {
     pub(crate) handshakes: AtomicUsize,
     /// The way to the supervisor, if there is one.
     pub(crate) handover: Option<Arc<Handover>>,
-    /// What the supervisor is to accept, by socket.
-    pub(crate) asked: Mutex<BTreeMap<PathBuf, Asked>>,
+    /// Whom the supervisor is to accept.
+    pub(crate) asked: Mutex<BTreeMap<VmId, Asked>>,
     /// VMs that another worker has left.
     pub(crate) left: Mutex<Vec<(VmEntry, Vec<OwnedFd>)>>,
     /// Connections that another worker has left in the middle of their handshakes.
-    pub(crate) shaking: Mutex<Vec<(PathBuf, VmId, OwnedFd)>>,
+    pub(crate) shaking: Mutex<Vec<LeftConnection>>,
     draining: AtomicBool,
     stopping: AtomicBool,
     /// Gets the accepting thread out of its sleep.
@@ -141,7 +141,7 @@ impl Daemon {
         let nudge = Wakeup::new().map_err(no_room)?;
         let spare = Spare::new().map_err(no_room)?;
         let known = left.vms.iter().map(|(vm, _)| vm.id);
-        let known = known.chain(left.connections.iter().map(|(_, id, _)| id.get()));
+        let known = known.chain(left.connections.iter().map(|left| left.id));
         let last_id = known.max().unwrap_or(0);
         let daemon = Daemon {
             shared: Arc::new(Shared {
@@ -204,16 +204,15 @@ impl Daemon {
 
 impl Shared {
     pub(crate) fn listen(&self, socket: &Path, source: Arc<dyn Source>) -> Result<(), ListenError> {
-        let mut listeners = lock(&self.listeners);
-        if listeners.contains_key(socket) {
+        if lock(&self.listeners).contains_key(socket) {
             return Err(ListenError::InUse(socket.to_owned()));
         }
         let listener = Listener::bind(socket, !self.config.allow_uids.is_empty())?;
         let store = source.describe();
         let listener = Arc::new(listener);
+        // With no lock held: it waits for the supervisor.
         self.keep_listener(&listener, &store);
-        listeners.insert(socket.to_owned(), Listening { listener, source });
-        drop(listeners);
+        lock(&self.listeners).insert(socket.to_owned(), Listening { listener, source });
         let socket = socket.to_owned();
         self.events.tell(&Event::Listening { socket, store });
         self.nudge.wake();

@@ -113,6 +113,15 @@ impl Handover {
             return false;
         }
         let key = record.key();
+        let kept = self.keep_it(&key, record, fds);
+        if !kept {
+            // It may be yet, when nobody knows of it any more.
+            self.forget(&key);
+        }
+        kept
+    }
+
+    fn keep_it(&self, key: &str, record: Record, fds: &[BorrowedFd<'_>]) -> bool {
         let message = ToSupervisor::Keep { record };
         let mut told = lock(&self.heard).dead;
         if self.channel.send(&message, fds).is_err() {
@@ -121,7 +130,7 @@ impl Handover {
         let until = Instant::now() + PATIENCE;
         let mut heard = lock(&self.heard);
         loop {
-            if let Some(kept) = heard.kept.remove(&key) {
+            if let Some(kept) = heard.kept.remove(key) {
                 return kept;
             }
             if heard.dead > told {
@@ -144,9 +153,10 @@ impl Handover {
 
     /// Has the supervisor accept who waits at `socket` as `id`. What comes of it is said to
     /// [`accepted`](Shared::accepted). False when there is nobody to ask.
-    pub(crate) fn accept(&self, socket: &Path, id: VmId, rule: LastRule) -> bool {
+    pub(crate) fn accept(&self, socket: &Path, store: &str, id: VmId, rule: LastRule) -> bool {
         let message = ToSupervisor::Accept {
             socket: socket.to_owned(),
+            store: store.to_owned(),
             id: id.get(),
             rule,
         };
@@ -245,12 +255,12 @@ impl Handover {
                 lock(&self.heard).kept.insert(key, false);
                 self.was_heard.notify_all();
             }
-            ToWorker::Accepted { socket, id } => match fds.into_iter().next() {
-                Some(stream) => shared.accepted(socket, VmId::new(id), stream.into()),
-                None => shared.no_room_for(&socket),
+            ToWorker::Accepted { id } => match fds.into_iter().next() {
+                Some(stream) => shared.accepted(VmId::new(id), stream.into()),
+                None => shared.no_room_for(VmId::new(id)),
             },
-            ToWorker::Nobody { socket } => shared.nobody_there(&socket),
-            ToWorker::NotAccepted { socket } => shared.not_accepted(&socket),
+            ToWorker::Nobody { id } => shared.nobody_there(VmId::new(id)),
+            ToWorker::NotAccepted { id } => shared.not_accepted(VmId::new(id)),
             ToWorker::Drain => {
                 self.draining.store(true, Ordering::Release);
                 self.tell_upgrading(None);
@@ -290,7 +300,7 @@ impl Handover {
 
     /// Waits until nothing is under way that a successor would not find.
     fn let_go(&self, shared: &Shared) {
-        // A handshake whose userfaultfd has come and is not kept would be lost.
+        // A handshake that was taken out of its connection, or accepted here, would be lost.
         let until = Instant::now() + DRAIN;
         while Instant::now() < until
             && (shared.is_shaking_hands() || self.answers.load(Ordering::Acquire) > 0)

@@ -22,7 +22,7 @@ use crate::accept::Shaking;
 use crate::daemon::Shared;
 use crate::death::{HandshakePoint, die_at};
 use crate::event::{Event, VmId};
-use crate::handshake::{Handshake, ReceiveError, Rejected, look, take_out};
+use crate::handshake::{Handshake, ReceiveError, Rejected, look, receive, take_out};
 use crate::peer::Peer;
 use crate::source::{Later, Source};
 use crate::vm::{Vm, VmAttendant, VmRecord};
@@ -61,24 +61,34 @@ fn shake_hands(
 ) -> Option<Arc<Vm>> {
     let limits = &shared.config.handshake;
     let until = Instant::now() + limits.time;
-    let received = loop {
-        match receive(shared, stream) {
-            Err(refusal) if refusal.is_no_room && Instant::now() < until => {
+    let peer = loop {
+        match Peer::of(stream) {
+            Ok(peer) => break peer,
+            Err(error) if error.is_no_room() && Instant::now() < until => {
                 std::thread::sleep(PAUSE_FOR_ROOM);
             }
-            received => break received,
+            Err(error) => {
+                shared.turn_away(socket, stream, None, false, &chain(&error));
+                return None;
+            }
         }
     };
-    let (peer, handshake, left) = match received {
+    if !shared.allows(peer.uid()) {
+        let reason = format!("user {} is not allowed", peer.uid());
+        shared.refused(socket, Some(peer.pid()), &reason, false);
+        return None;
+    }
+    // With a supervisor it is left there until the VM is kept, so that a successor finds it.
+    let received = match shared.handover {
+        Some(_) => look(stream, limits),
+        None => receive(stream, limits).map(|handshake| (handshake, 0)),
+    };
+    let (handshake, left) = match received {
         Ok(received) => received,
-        Err(refusal) => {
-            let Refusal { reason, peer, .. } = refusal;
-            // Closed after the kill only: a VMM must not go on with zeros for its memory.
-            let killed = (refusal.uffd.is_some() || refusal.is_no_room)
-                && shared
-                    .spare
-                    .lend(|| Peer::of(stream).is_ok_and(|peer| peer.end().is_ok()));
-            shared.refused(socket, peer, &reason, killed);
+        Err(Rejected { error, uffd }) => {
+            // What was lost may have been its userfaultfd.
+            let came = uffd.is_some() || matches!(error, ReceiveError::DescriptorsLost);
+            shared.turn_away(socket, stream, Some(&peer), came, &chain(&error));
             return None;
         }
     };
@@ -94,43 +104,6 @@ fn shake_hands(
             shared.refused(socket, Some(pid), &reason, killed);
             None
         }
-    }
-}
-
-/// Why somebody who connected is not served.
-#[derive(Default)]
-struct Refusal {
-    reason: String,
-    /// The process that connected, if that is known.
-    peer: Option<u32>,
-    /// This process had no room for a descriptor. What was to come may be its userfaultfd.
-    is_no_room: bool,
-    uffd: Option<Userfaultfd>,
-}
-
-/// Who has connected `stream`, and the handshake, left there with its length until the VM is kept, so
-/// that a successor finds it.
-fn receive(shared: &Shared, stream: &UnixStream) -> Result<(Peer, Handshake, usize), Refusal> {
-    let peer = Peer::of(stream).map_err(|error| Refusal {
-        reason: chain(&error),
-        is_no_room: error.is_no_room(),
-        ..Refusal::default()
-    })?;
-    if !shared.allows(peer.uid()) {
-        return Err(Refusal {
-            reason: format!("user {} is not allowed", peer.uid()),
-            peer: Some(peer.pid()),
-            ..Refusal::default()
-        });
-    }
-    match look(stream, &shared.config.handshake) {
-        Ok((handshake, left)) => Ok((peer, handshake, left)),
-        Err(Rejected { error, uffd }) => Err(Refusal {
-            reason: chain(&error),
-            peer: Some(peer.pid()),
-            is_no_room: matches!(error, ReceiveError::DescriptorsLost),
-            uffd,
-        }),
     }
 }
 

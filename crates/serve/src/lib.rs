@@ -10,6 +10,7 @@
 //! | `peer` | who connected, and how to tell that they are gone |
 //! | `source` | what a VM is served from, opened at its first fault |
 //! | `keeper` | one VM's life, in a thread of its own |
+//! | `turn_away` | who is not served |
 //! | `vm` | what is known of a VM, and who hears of its failed pages |
 //! | `listener`, `accept`, `daemon` | the sockets; who connects; all VMs together, drain and stop |
 //! | `asked` | connections that the supervisor accepts |
@@ -46,6 +47,7 @@ mod sockopt;
 mod source;
 mod spare;
 mod supervisor;
+mod turn_away;
 mod vm;
 mod wakeup;
 

@@ -26,8 +26,17 @@ pub(crate) struct Left {
     pub(crate) control: Option<(PathBuf, OwnedFd)>,
     pub(crate) listeners: Vec<(PathBuf, String, OwnedFd)>,
     pub(crate) vms: Vec<(VmEntry, Vec<OwnedFd>)>,
-    /// Connections whose handshakes are not over: the socket, and the VM's number.
-    pub(crate) connections: Vec<(PathBuf, VmId, OwnedFd)>,
+    pub(crate) connections: Vec<LeftConnection>,
+}
+
+/// A connection whose handshake is not over.
+pub(crate) struct LeftConnection {
+    socket: PathBuf,
+    store: String,
+    /// The number of the VM that it may become.
+    pub(crate) id: u64,
+    /// Nothing if this process had no room for it.
+    stream: Option<OwnedFd>,
 }
 
 impl Left {
@@ -36,11 +45,14 @@ impl Left {
         for Entry { record, mut fds } in entries {
             match record {
                 Record::Vm(vm) => left.vms.push((vm, fds)),
-                Record::Connection { socket, id, .. } => {
-                    let id = VmId::new(id);
-                    left.connections
-                        .extend(fds.pop().map(|fd| (socket, id, fd)));
-                }
+                Record::Connection {
+                    socket, store, id, ..
+                } => left.connections.push(LeftConnection {
+                    socket,
+                    store,
+                    id,
+                    stream: fds.pop(),
+                }),
                 Record::Control { socket } => {
                     left.control = fds.pop().map(|fd| (socket, fd));
                 }
@@ -197,8 +209,9 @@ impl Shared {
             }
         }
         drop(attached);
-        for (socket, id, stream) in core::mem::take(&mut *lock(&self.shaking)) {
-            self.begin_kept(socket, id, stream.into());
+        for left in core::mem::take(&mut *lock(&self.shaking)) {
+            let (id, stream) = (VmId::new(left.id), left.stream.map(Into::into));
+            self.go_on_with(left.socket, &left.store, id, stream);
         }
         // Nothing is ever sent: it ends when all have let go of it.
         let _ = all_attached.recv();

@@ -1,7 +1,7 @@
 //! The supervisor: why a dead page-fault handler freezes no VM.
 //!
-//! The process that a user starts holds duplicates of everything that a VM depends on, and does
-//! nothing with them. Another process, the worker, serves. When it dies, at any point and for any
+//! The process that a user starts accepts connections, holds duplicates of everything that a VM depends
+//! on, and does nothing with them. Another process, the worker, serves. When it dies, at any point and for any
 //! reason, the next one is given the duplicates and goes on.
 //!
 //! ```text
@@ -174,7 +174,7 @@ impl Supervisor {
             if happened.last_resort
                 && let Some(last_resort) = &mut self.last_resort
             {
-                last_resort.serve();
+                last_resort.serve(&*self.log);
             }
             if happened.standby {
                 self.hear_standby();
@@ -260,7 +260,9 @@ impl Supervisor {
     }
 
     fn wait(&mut self, signals: BorrowedFd<'_>, now: Instant) -> Happened {
-        let again = self.last_resort.as_mut().is_some_and(LastResort::serve);
+        let log = &*self.log;
+        let last_resort = self.last_resort.as_mut();
+        let again = last_resort.is_some_and(|last_resort| last_resort.serve(log));
         let due = self.next_due();
         let due = if again { Some(now + AGAIN) } else { due };
         let timeout = due.map(|due| {

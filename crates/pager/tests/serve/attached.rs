@@ -378,6 +378,15 @@ fn a_storm_of_removals() {
     }
 }
 
+/// Says so when it is dropped.
+struct Rests(Arc<AtomicBool>);
+
+impl Drop for Rests {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// While an event waits to be read nothing can be installed, and a balloon raises the next one as soon as
 /// one is read. How long an access takes is told in removals, of which a busy host makes no more.
 fn a_balloon_that_never_rests() {
@@ -395,6 +404,7 @@ fn a_balloon_that_never_rests() {
                 }
             })
         };
+        let rests = Rests(stop);
         until("the balloon grows", || removals.load(Ordering::Acquire) > 0);
         let mut waits: Vec<usize> = (0..PAGES)
             .map(|page| {
@@ -403,7 +413,7 @@ fn a_balloon_that_never_rests() {
                 removals.load(Ordering::Acquire) - before
             })
             .collect();
-        stop.store(true, Ordering::Release);
+        drop(rests);
         balloon();
         waits.sort_unstable();
         let (median, most) = (waits[PAGES / 2], waits[PAGES - 1]);

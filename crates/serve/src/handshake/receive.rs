@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use surefault_pager::ServedRegion;
 use surefault_uffd::Userfaultfd;
@@ -26,6 +26,10 @@ const MAX_FDS: usize = 3;
 const MAX_SENT: usize = 253;
 /// A sender that says nothing for this long in the middle of a handshake may have no room to go on.
 const SILENCE: Duration = Duration::from_secs(1);
+/// The pause before more of a handshake is looked for.
+const PAUSE_FOR_MORE: Duration = Duration::from_millis(1);
+/// The pause before descriptors are tried for again that there was no room for.
+const PAUSE_FOR_ROOM: Duration = Duration::from_millis(20);
 
 /// A VMM's memory, to be served.
 #[derive(Debug)]
@@ -92,8 +96,9 @@ pub enum ReceiveError {
 /// # Errors
 /// [`Rejected`], with the reason, and the userfaultfd if it had come.
 pub fn receive(stream: &UnixStream, limits: &HandshakeLimits) -> Result<Handshake, Rejected> {
-    let mut message = Message::default();
-    let regions = message.take(stream, limits, RecvFlags::empty());
+    let until = Instant::now() + limits.time;
+    let mut message = Message::new(limits);
+    let regions = message.take(stream, until, RecvFlags::empty());
     message.judge(regions)
 }
 
@@ -109,15 +114,37 @@ pub(crate) fn look(
     stream: &UnixStream,
     limits: &HandshakeLimits,
 ) -> Result<(Handshake, usize), Rejected> {
-    let mut message = Message::default();
-    // From the beginning, wherever somebody else has stopped.
-    let left = match peek_from(stream, 0) {
-        Ok(()) => RecvFlags::PEEK,
-        Err(_) => RecvFlags::empty(),
-    };
-    let regions = message.take(stream, limits, left);
-    let handshake = message.judge(regions)?;
-    Ok((handshake, message.left))
+    let until = Instant::now() + limits.time;
+    loop {
+        let mut message = Message::new(limits);
+        // From the beginning, wherever somebody else has stopped.
+        let how = match peek_from(stream, 0) {
+            Ok(()) => RecvFlags::PEEK,
+            Err(_) => RecvFlags::empty(),
+        };
+        match message.take(stream, until, how) {
+            // They are still there, and there may be room soon.
+            Err(ReceiveError::DescriptorsLost) if message.is_left && Instant::now() < until => {
+                std::thread::sleep(PAUSE_FOR_ROOM);
+            }
+            regions => {
+                let handshake = message.judge(regions)?;
+                let left = message.is_left.then_some(message.bytes.len());
+                return Ok((handshake, left.unwrap_or(0)));
+            }
+        }
+    }
+}
+
+/// Whether descriptors wait in `stream`. No room is needed for them to see that.
+pub(crate) fn has_descriptors(stream: &UnixStream) -> bool {
+    // Where it cannot be set, everything is looked at from the beginning.
+    let _ = peek_from(stream, 0);
+    let mut bytes = vec![0; 64 << 10];
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let received = recvmsg(stream, &mut parts, &mut Default::default(), flags);
+    received.is_ok_and(|received| received.flags.contains(ReturnFlags::CTRUNC))
 }
 
 /// Takes `len` bytes that were looked at out of `stream`, with the descriptors that came with them.
@@ -136,34 +163,49 @@ pub(crate) fn take_out(stream: &UnixStream, mut len: usize) {
 }
 
 /// What has come so far.
-#[derive(Default)]
-struct Message {
+struct Message<'l> {
+    limits: &'l HandshakeLimits,
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
     framing: Framing,
-    /// Bytes that were looked at, and left.
-    left: usize,
+    /// What has come is left where it is.
+    is_left: bool,
+    /// Room for a piece, as long as a message may be and one byte more, which tells that it is too long.
+    /// A piece that is looked at has to find room as a whole: its descriptors come with every part of it.
+    room: Vec<u8>,
 }
 
-impl Message {
+impl Message<'_> {
+    fn new(limits: &HandshakeLimits) -> Message<'_> {
+        Message {
+            limits,
+            bytes: Vec::new(),
+            fds: Vec::new(),
+            framing: Framing::default(),
+            is_left: true,
+            room: vec![0; limits.message + 1],
+        }
+    }
+
     fn take(
         &mut self,
         stream: &UnixStream,
-        limits: &HandshakeLimits,
+        until: Instant,
         mut how: RecvFlags,
     ) -> Result<Vec<ServedRegion>, ReceiveError> {
-        let until = Instant::now() + limits.time;
+        let limits = self.limits;
+        self.is_left = how.contains(RecvFlags::PEEK);
         loop {
-            if !self.receive_piece(stream, until, limits, how)? {
-                take_out(stream, self.left);
-                (self.left, how) = (0, RecvFlags::empty());
+            if !self.receive_piece(stream, until, how)? {
+                take_out(stream, self.bytes.len());
+                how = RecvFlags::empty();
+                self.is_left = false;
                 continue;
             }
             if self.bytes.len() > limits.message {
                 return Err(ReceiveError::TooLong(limits.message));
             }
-            if how.contains(RecvFlags::PEEK) {
-                self.left = self.bytes.len();
+            if self.is_left {
                 die_at(&HandshakePoint::Looked);
             }
             if let Some(end) = self.framing.end(&self.bytes) {
@@ -181,14 +223,19 @@ impl Message {
         &mut self,
         regions: Result<Vec<ServedRegion>, ReceiveError>,
     ) -> Result<Handshake, Rejected> {
-        match (regions, self.uffd()) {
-            (Ok(regions), Ok(uffd)) => Ok(Handshake { uffd, regions }),
-            (Err(error), uffd) => {
-                let uffd = uffd.ok();
-                Err(Rejected { error, uffd })
-            }
-            (Ok(_), Err(error)) => Err(Rejected { error, uffd: None }),
-        }
+        let count = self.fds.len();
+        let fds = self.fds.drain(..);
+        let mut uffds: Vec<_> = fds.filter_map(|fd| Userfaultfd::from_fd(fd).ok()).collect();
+        let (uffd, others) = (uffds.pop(), uffds.len());
+        let error = match (regions, others) {
+            (Err(error), _) => error,
+            (Ok(_), 1..) => ReceiveError::SeveralUserfaultfds,
+            (Ok(regions), 0) => match uffd {
+                Some(uffd) => return Ok(Handshake { uffd, regions }),
+                None => ReceiveError::NoUserfaultfd(count),
+            },
+        };
+        Err(Rejected { error, uffd })
     }
 
     /// Receives what there is, or waits for it. False when nothing comes to what is left where it is.
@@ -196,45 +243,39 @@ impl Message {
         &mut self,
         stream: &UnixStream,
         until: Instant,
-        limits: &HandshakeLimits,
         how: RecvFlags,
     ) -> Result<bool, ReceiveError> {
+        let time = self.limits.time;
         let old = self.bytes.len();
-        // One byte more than is allowed tells that it is too long. A piece that is looked at has to
-        // find room as a whole: its descriptors come again with every part of it.
-        self.bytes.resize(limits.message + 1, 0);
+        let silent_until = Instant::now() + SILENCE.min(time / 4);
         // Room for all that can come: what is lost then was lost for want of room in this process.
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SENT))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
-            let left = until.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let left = until.saturating_duration_since(now);
             if left.is_zero() {
-                self.bytes.truncate(old);
-                return Err(ReceiveError::TooSlow(limits.time));
+                return Err(ReceiveError::TooSlow(time));
             }
-            // What was looked at keeps the socket readable: poll would not wait.
-            let is_left = how.contains(RecvFlags::PEEK) && old > 0;
-            let patience = if is_left { left.min(SILENCE) } else { left };
-            let waited = set_socket_timeout(stream, Timeout::Recv, Some(patience));
-            let mut parts = [IoSliceMut::new(&mut self.bytes[old..])];
-            let flags = RecvFlags::CMSG_CLOEXEC | how;
-            match waited.and_then(|()| recvmsg(stream, &mut parts, &mut ancillary, flags)) {
+            // What was looked at keeps the socket readable, and older kernels begin from the first byte
+            // again after a sleep in the middle (ledger).
+            let is_in_the_middle = self.is_left && old > 0;
+            if !is_in_the_middle {
+                await_input(stream, left)?;
+            } else if now >= silent_until {
+                return Ok(false);
+            }
+            let mut parts = [IoSliceMut::new(&mut self.room)];
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT | how;
+            match recvmsg(stream, &mut parts, &mut ancillary, flags) {
                 Ok(received) => break received,
-                Err(Errno::AGAIN) if is_left && patience < left => {
-                    self.bytes.truncate(old);
-                    return Ok(false);
-                }
+                Err(Errno::AGAIN) if is_in_the_middle => std::thread::sleep(PAUSE_FOR_MORE),
                 Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(errno) => {
-                    self.bytes.truncate(old);
-                    return Err(match errno {
-                        Errno::CONNRESET | Errno::PIPE => ReceiveError::HungUp(old),
-                        errno => ReceiveError::Socket(errno),
-                    });
-                }
+                Err(Errno::CONNRESET | Errno::PIPE) => return Err(ReceiveError::HungUp(old)),
+                Err(errno) => return Err(ReceiveError::Socket(errno)),
             }
         };
-        self.bytes.truncate(old + received.bytes);
+        self.bytes.extend_from_slice(&self.room[..received.bytes]);
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 self.fds.extend(fds);
@@ -254,19 +295,16 @@ impl Message {
         }
         Ok(true)
     }
+}
 
-    /// The one userfaultfd among the descriptors; the others are closed.
-    fn uffd(&mut self) -> Result<Userfaultfd, ReceiveError> {
-        let count = self.fds.len();
-        let uffds = self
-            .fds
-            .drain(..)
-            .filter_map(|fd| Userfaultfd::from_fd(fd).ok());
-        let mut uffds: Vec<Userfaultfd> = uffds.collect();
-        match (uffds.pop(), uffds.is_empty()) {
-            (Some(uffd), true) => Ok(uffd),
-            (Some(_), false) => Err(ReceiveError::SeveralUserfaultfds),
-            (None, _) => Err(ReceiveError::NoUserfaultfd(count)),
-        }
+/// Waits until there is something to read, or `patience` is over.
+fn await_input(stream: &UnixStream, patience: Duration) -> Result<(), ReceiveError> {
+    let timeout = Timespec {
+        tv_sec: patience.as_secs() as i64,
+        tv_nsec: patience.subsec_nanos().into(),
+    };
+    match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&timeout)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(ReceiveError::Socket(errno)),
     }
 }

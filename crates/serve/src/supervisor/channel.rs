@@ -50,6 +50,8 @@ pub(crate) enum ToSupervisor {
     Accept {
         /// At this socket.
         socket: PathBuf,
+        /// What its VMs are served from: the socket may have been replaced by another of this name.
+        store: String,
         /// The number of the VM that it may become.
         id: u64,
         /// What becomes of it when nobody serves it.
@@ -107,20 +109,18 @@ pub(crate) enum ToWorker {
     },
     /// Who connected is kept, and comes along.
     Accepted {
-        /// At this socket.
-        socket: PathBuf,
         /// As this VM.
         id: u64,
     },
     /// Who connected is gone.
     Nobody {
-        /// At this socket.
-        socket: PathBuf,
+        /// The number that was asked for.
+        id: u64,
     },
     /// Who connects cannot be accepted.
     NotAccepted {
-        /// At this socket.
-        socket: PathBuf,
+        /// The number that was asked for.
+        id: u64,
     },
     /// To let go of what is under way; its successor is there. Answered by `Drained`.
     Drain,

@@ -29,6 +29,8 @@ pub(crate) enum Record {
     Connection {
         /// The socket that it came from.
         socket: PathBuf,
+        /// What it is served from.
+        store: String,
         /// The number of the VM that it may become.
         id: u64,
         /// What becomes of it when nobody serves it.

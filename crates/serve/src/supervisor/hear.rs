@@ -1,7 +1,8 @@
 //! What a worker says, and that it has died.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -95,7 +96,12 @@ impl Supervisor {
                 }
             }
             ToSupervisor::Keep { record } => self.keep(Entry { record, fds }),
-            ToSupervisor::Accept { socket, id, rule } => self.accept(socket, id, rule),
+            ToSupervisor::Accept {
+                socket,
+                store,
+                id,
+                rule,
+            } => self.accept(socket, store, id, rule),
             ToSupervisor::Forget { key } => {
                 self.entries.remove(&key);
                 self.tell_standby_to_forget(&key);
@@ -135,36 +141,51 @@ impl Supervisor {
 
     /// Accepts who waits at `socket`. A worker that did so would be the only one who has the connection
     /// for a moment, and a VMM whose connection died with it would wait for ever.
-    fn accept(&mut self, socket: PathBuf, id: u64, rule: LastRule) {
+    fn accept(&mut self, socket: PathBuf, store: String, id: u64, rule: LastRule) {
         let key = vm_key(id);
-        // Asked for again after another supervisor's death, it is there.
+        // Asked for again, it is there.
         if self.entries.get(&key).is_none() {
-            let listener = self.entries.get(&listener_key(&socket));
-            let listener = listener.and_then(|entry| entry.fds.first());
-            let accepted = match listener {
-                Some(listener) => accept(listener.as_fd()).map_err(|error| error.to_string()),
-                None => Err("its socket is not kept".to_owned()),
-            };
-            match accepted {
+            match self.accept_at(&socket, &store) {
                 Ok(Some(stream)) => {
-                    let (socket, fds) = (socket.clone(), vec![stream.into()]);
-                    let record = Record::Connection { socket, id, rule };
+                    let record = Record::Connection {
+                        socket,
+                        store,
+                        id,
+                        rule,
+                    };
+                    let fds = vec![stream.into()];
                     self.hold(Entry { record, fds });
                     die_at(&HandshakePoint::Held);
                 }
-                Ok(None) => return self.tell(&ToWorker::Nobody { socket }),
+                Ok(None) => {}
                 Err(reason) => {
                     let at = socket.display();
                     self.say(&format!("cannot accept who connects at {at}: {reason}"));
-                    return self.tell(&ToWorker::NotAccepted { socket });
+                    return self.tell(&ToWorker::NotAccepted { id });
                 }
             }
         }
-        let fds = self.entries.get(&key).map(Entry::borrowed);
-        if let Some(worker) = &self.worker {
-            let message = ToWorker::Accepted { socket, id };
-            // A worker that does not listen will be found dead, and the next one is given it.
-            let _ = worker.channel.send(&message, &fds.unwrap_or_default());
+        let entry = self.entries.get(&key);
+        let connection = entry.filter(|entry| matches!(entry.record, Record::Connection { .. }));
+        match (connection, &self.worker) {
+            (Some(entry), Some(worker)) => {
+                // It asks again if it does not get it, or is dead, and the next one is given it.
+                let _ = worker
+                    .channel
+                    .send(&ToWorker::Accepted { id }, &entry.borrowed());
+            }
+            _ => self.tell(&ToWorker::Nobody { id }),
+        }
+    }
+
+    fn accept_at(&self, socket: &Path, store: &str) -> Result<Option<UnixStream>, String> {
+        let entry = self.entries.get(&listener_key(socket));
+        let entry = entry.filter(
+            |entry| matches!(&entry.record, Record::Listener { store: kept, .. } if kept == store),
+        );
+        match entry.and_then(|entry| entry.fds.first()) {
+            Some(listener) => accept(listener.as_fd()).map_err(|error| error.to_string()),
+            None => Err("its socket is not kept".to_owned()),
         }
     }
 

@@ -8,7 +8,6 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use surefault_pager::ServedRegion;
 use surefault_uffd::{
@@ -17,11 +16,13 @@ use surefault_uffd::{
 };
 
 use super::entries::{Entries, Entry, LastRule, VmEntry};
-use crate::peer::Peer;
+use crate::handshake::has_descriptors;
+use crate::peer::{Peer, hung_up};
 
 /// Ends the faults of all VMs, until it is dropped.
 pub(crate) struct LastResort {
     vms: Vec<Abandoned>,
+    unheard: Vec<Unheard>,
 }
 
 /// A VM that nobody serves.
@@ -69,19 +70,29 @@ impl LastResort {
                 },
             }
         }
+        let mut unheard = Vec::new();
         for (id, rule, connection) in entries.connections() {
-            begin_with_connection(id, rule, connection, log);
+            match connection.try_clone() {
+                Ok(stream) => unheard.push(Unheard {
+                    id,
+                    rule,
+                    stream: stream.into(),
+                }),
+                Err(error) => log(&format!("vm {id}: NOBODY ENDS its handshake: {error}")),
+            }
         }
-        LastResort { vms }
+        LastResort { vms, unheard }
     }
 
     /// What to poll.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.vms.iter().map(|vm| vm.uffd.as_fd())
+        let connections = self.unheard.iter().map(|it| it.stream.as_fd());
+        self.vms.iter().map(|vm| vm.uffd.as_fd()).chain(connections)
     }
 
     /// Ends the faults that there are. Says whether some must be tried again soon.
-    pub(crate) fn serve(&mut self) -> bool {
+    pub(crate) fn serve(&mut self, log: &dyn Fn(&str)) -> bool {
+        self.unheard.retain(|connection| !connection.serve(log));
         let mut again = false;
         for vm in &mut self.vms {
             vm.serve();
@@ -91,28 +102,46 @@ impl LastResort {
     }
 }
 
-/// A VMM that has said what its memory is waits for it; nobody can be told of single pages yet.
-fn begin_with_connection(id: u64, rule: LastRule, connection: &OwnedFd, log: &dyn Fn(&str)) {
-    let mut has_come = [PollFd::new(connection, PollFlags::IN)];
-    let polled = poll(&mut has_come, Some(&Timespec::default()));
-    let stream = connection.try_clone().map(UnixStream::from);
-    let peer = stream.ok().and_then(|stream| Peer::of(&stream).ok());
-    let (Ok(1..), Some(peer)) = (polled, peer) else {
-        return;
-    };
-    let pid = peer.pid();
-    match rule {
-        LastRule::Wait => log(&format!(
-            "vm {id}: NOBODY SERVES process {pid}, and it WAITS for its handshake's end"
-        )),
-        LastRule::Kill | LastRule::Poison => match peer.kill() {
-            Ok(()) => log(&format!(
+/// Who has connected, and whose handshake nobody ends.
+struct Unheard {
+    id: u64,
+    rule: LastRule,
+    stream: UnixStream,
+}
+
+impl Unheard {
+    /// Does what the rule says as soon as its memory was handed over; true when there is no more to do.
+    fn serve(&self, log: &dyn Fn(&str)) -> bool {
+        if hung_up(&self.stream) {
+            return true;
+        }
+        if !has_descriptors(&self.stream) {
+            return false;
+        }
+        let id = self.id;
+        let killed = match self.rule {
+            LastRule::Wait => {
+                log(&format!(
+                    "vm {id}: NOBODY SERVES it, and it WAITS for its handshake's end"
+                ));
+                return true;
+            }
+            LastRule::Kill | LastRule::Poison => Peer::of(&self.stream)
+                .map_err(|error| error.to_string())
+                .and_then(|peer| {
+                    peer.kill().map_err(|error| error.to_string())?;
+                    Ok(peer.pid())
+                }),
+        };
+        match killed {
+            Ok(pid) => log(&format!(
                 "vm {id}: nobody ends the handshake of process {pid}: it is killed"
             )),
             Err(error) => log(&format!(
-                "vm {id}: NOBODY ENDS the handshake of process {pid}, which cannot be killed: {error}"
+                "vm {id}: NOBODY ENDS its handshake, and it CANNOT BE KILLED: {error}"
             )),
-        },
+        }
+        true
     }
 }
 

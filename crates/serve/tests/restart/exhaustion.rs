@@ -37,7 +37,7 @@ fn limit_to(pid: Pid, limit: u64) {
 
 /// With any room there is, who connects is served, or ended by name, or served when there is more.
 fn a_worker_without_room_for_descriptors() {
-    let rig = Rig::new(|plan| plan.pages = 64);
+    let rig = Rig::new(|plan| (plan.pages, plan.handshake) = (64, 100));
     let (_, worker) = rig.worker_after(0);
     let (mut outcomes, idle) = (Vec::new(), descriptors(worker).len());
     for room in 0..16 {
@@ -62,13 +62,17 @@ fn a_worker_without_room_for_descriptors() {
             }
             None => {
                 assert_eq!(vm.ended_by(), Some(Signal::KILL.as_raw()), "{room}");
-                rig.told("why", before, |line| line.contains("refused").then_some(()));
-                "refused"
+                rig.told("why", before, |line| {
+                    let is_said = line.contains("refused") && line.contains("killed");
+                    is_said.then_some(())
+                });
+                "killed"
             }
         };
         outcomes.push(outcome);
     }
     println!("{outcomes:?}");
+    assert!(outcomes.contains(&"killed"), "there was always room");
     assert_eq!(outcomes.last(), Some(&"served"), "it may not need so much");
     assert_eq!(rig.worker_after(0).1, worker, "it lives");
 }

@@ -145,7 +145,11 @@ fn what_a_dead_supervisor_was_asked() {
 
 /// Who connects is not made to wait for a supervisor that is stuck, nor forgotten when it goes on.
 fn a_supervisor_that_answers_late() {
-    let rig = Rig::new(with_standby);
+    let rig = Rig::new(|plan| {
+        with_standby(plan);
+        // It was not listening itself.
+        plan.silence = 60_000;
+    });
     let trio = Trio::of(&rig);
     kill_process(trio.supervisor, Signal::STOP).expect("it is there");
     let mut vms = rig.vms(2, |part| part.balloon = 100);
