@@ -67,11 +67,11 @@ impl Shared {
         }
         hands.data = data;
         self.tell(hands, |m| {
+            // Contents overwrite poison.
             if !m.poisoned.is_empty() {
-                // Contents overwrite poison.
-                let there = (0..done).filter_map(|n| first.checked_add(n));
-                m.poisoned
-                    .retain(|page| !there.clone().any(|other| other == *page));
+                for page in (0..done).filter_map(|n| first.checked_add(n)) {
+                    m.poisoned.remove(&page);
+                }
             }
             m.residency
                 .handle_installed(generation, first, count, result)

@@ -32,6 +32,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(2);
 /// How many failed pages are protected at a time: each splits a mapping in three, of which a process
 /// may have 65 530 (`vm.max_map_count`). The oldest failure is forgotten for another.
 const MAX_PROTECTED: usize = 16_384;
+/// Pages that are healed with the machine locked.
+const HEALED_AT_ONCE: u32 = 1024;
 
 /// Serves a memory from a store, until it is dropped.
 ///
@@ -214,15 +216,25 @@ impl Pager {
     /// When there is no page `first`.
     pub fn heal(&self, first: PageId, count: u32) -> u32 {
         let mut hands = Hands::default();
-        let healed = self.shared.tell(&mut hands, |machine| {
-            machine.forget_announced(first, count);
-            machine
-                .residency
-                .handle_heal(first, count)
-                .expect("pages of the memory")
+        let pages = self.shared.regions.pages_from(first);
+        let count = u32::try_from(pages).map_or(count, |pages| pages.min(count));
+        // In parts, so that nobody waits for long while very many are healed.
+        let parts = (0..count).step_by(HEALED_AT_ONCE as usize).map(|done| {
+            let first = first.checked_add(done).expect("a page of the region");
+            (first, (count - done).min(HEALED_AT_ONCE))
         });
-        self.shared.work_off(&mut hands);
-        healed
+        let healed = parts.map(|(first, count)| {
+            let healed = self.shared.tell(&mut hands, |machine| {
+                machine.forget_announced(first, count);
+                machine
+                    .residency
+                    .handle_heal(first, count)
+                    .expect("pages of the memory")
+            });
+            self.shared.work_off(&mut hands);
+            healed
+        });
+        healed.sum()
     }
 
     /// Has the `count` pages from `first` on fetched before somebody wants them. Says for how many

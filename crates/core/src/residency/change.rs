@@ -20,7 +20,7 @@ impl Residency {
             return Ok(0);
         };
         let mut healed = 0;
-        while let Some(page) = self.failures.first_in(first, last) {
+        for page in self.failures.take_between(first, last) {
             self.begin_unmark(page, false, false);
             healed += 1;
         }
@@ -56,7 +56,7 @@ impl Residency {
         for page in self.pending_between(first, last) {
             self.remove_pending(page);
         }
-        while let Some(page) = self.failures.first_in(first, last) {
+        for page in self.failures.take_between(first, last) {
             self.begin_unmark(page, false, true);
         }
         self.settled.fill(positions, SettledState::Removed);
@@ -86,9 +86,7 @@ impl Residency {
                 });
             }
         }
-        while let Some(page) = self.failures.first_in(first, last) {
-            self.failures.remove(page);
-        }
+        self.failures.take_between(first, last);
         self.settled.fill(positions, SettledState::Absent);
         self.debug_check();
         Ok(())

@@ -57,13 +57,13 @@ impl FailureTable {
         self.find(page).ok().map(|at| self.records.remove(at))
     }
 
-    /// The lowest failed page from `first` to `last`.
-    pub(super) fn first_in(&self, first: PageId, last: PageId) -> Option<PageId> {
-        let at = self.find(first).unwrap_or_else(|at| at);
-        self.records
-            .get(at)
-            .map(|record| record.page)
-            .filter(|&page| page <= last)
+    /// Takes the records of the pages from `first` to `last` out, all at once, and gives their pages in
+    /// order.
+    pub(super) fn take_between(&mut self, first: PageId, last: PageId) -> Vec<PageId> {
+        let from = self.find(first).unwrap_or_else(|at| at);
+        let beyond = self.find(last).map_or_else(|at| at, |at| at + 1);
+        let taken = self.records.drain(from..beyond.max(from));
+        taken.map(|record| record.page).collect()
     }
 
     /// The page that failed longest ago.
