@@ -374,10 +374,12 @@ pub(crate) fn start_serving(
             (found.residency, Some(found.keeping))
         }
     };
-    let mut poisoned = BTreeSet::new();
+    let (mut poisoned, mut stained) = (BTreeSet::new(), Vec::new());
     if let Some(keeping) = &mut keeping {
         if marking == Marking::Foreign(Rule::Poison) {
             poisoned.extend(core::mem::take(&mut keeping.failed));
+            stained = core::mem::take(&mut keeping.stained);
+            poisoned.extend(&stained);
         }
         // Installing them again says whether they were installed. What does not fit is absent, and
         // is found out about when somebody wants it.
@@ -402,6 +404,10 @@ pub(crate) fn start_serving(
         poisoned,
         listeners.observer,
     ));
+    // Nobody faults on poison: zeros are put in its place unasked.
+    for page in stained {
+        shared.machine().demand(page);
+    }
     shared.wake_all();
     if shared.refuses_absent {
         for range in shared.regions.ranges() {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use surefault_core::residency::{PageRecord, Residency, ResidencyConfig};
 use surefault_core::{Hva, PageCount, PageId};
-use surefault_uffd::{Event, Journal, MapError, MapIndex, Outcome, PageMap};
+use surefault_uffd::{Event, Journal, MapError, MapIndex, Outcome, PageMap, RecordedState};
 
 use crate::regions::Regions;
 use crate::{ServedRegion, StartError};
@@ -97,6 +97,8 @@ pub(crate) struct Keeping {
     pub(crate) journal: Journal,
     /// Pages that may be poisoned.
     pub(crate) failed: Vec<PageId>,
+    /// Pages that were poisoned and removed: shared memory keeps the poison.
+    pub(crate) stained: Vec<PageId>,
     /// Pages that may have been installed.
     pub(crate) intended: Vec<PageId>,
 }
@@ -119,10 +121,14 @@ impl Records {
             }
         }
         journal.clear();
-        let (mut failed, mut intended) = (Vec::new(), Vec::new());
+        let (mut failed, mut stained, mut intended) = (Vec::new(), Vec::new(), Vec::new());
         let mut recorded = Vec::new();
         for (page, state) in regions.pages().zip(recorder.map.states()) {
-            let record = state.map_err(StartError::Records)?.record();
+            let state = state.map_err(StartError::Records)?;
+            if state == RecordedState::RemovedFailed {
+                stained.push(page);
+            }
+            let record = state.record();
             if record.is_in_doubt() {
                 intended.push(page);
             }
@@ -138,6 +144,7 @@ impl Records {
             recorder,
             journal,
             failed,
+            stained,
             intended,
         };
         Ok(Found { residency, keeping })

@@ -174,7 +174,7 @@ impl PageMap {
 
     /// The owner has given the `count` pages from `first` on up ([`PageRecord::removed`]).
     pub fn remove(&self, first: MapIndex, count: u64) {
-        self.fill(first, count, PageRecord::removed);
+        self.change(first, count, PageRecord::removed);
     }
 
     /// `page` is about to be made to fail ([`PageRecord::failed`]); `note` (below 32) says why, in the
@@ -189,16 +189,7 @@ impl PageMap {
     /// Nothing is known any more of the `count` pages from `first` on: the memory behind them was
     /// replaced, or a failed page was made to fail no longer ([`PageRecord::forgotten`]).
     pub fn forget(&self, first: MapIndex, count: u64) {
-        self.fill(first, count, PageRecord::forgotten);
-    }
-
-    /// For a rule that leads to one state from any.
-    fn fill(&self, first: MapIndex, count: u64, rule: fn(PageRecord) -> PageRecord) {
-        let state = RecordedState::Absent;
-        let value = state.with(rule(state.record())).encode();
-        for cell in self.cells(first, count) {
-            cell.store(value, Ordering::Release);
-        }
+        self.change(first, count, PageRecord::forgotten);
     }
 
     fn change(&self, first: MapIndex, count: u64, rule: fn(PageRecord) -> PageRecord) {

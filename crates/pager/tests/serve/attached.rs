@@ -146,7 +146,7 @@ fn a_source_that_ends_early() {
 }
 
 /// How a balloon gives a page back.
-fn advice(backing: Backing) -> Advice {
+pub(crate) fn advice(backing: Backing) -> Advice {
     match backing {
         Backing::Anonymous => Advice::LinuxDontNeed,
         Backing::Memfd => Advice::LinuxRemove,

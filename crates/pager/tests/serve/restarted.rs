@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::mm::Advice;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use surefault_core::plan::mix;
 use surefault_pager::{Attendant, FailedPage, Pager, PagerConfig, Point, Records, ServedRegion};
 use surefault_testkit::{BACKINGS, Backing, Mapping, bytes, in_thread, page_size};
 use surefault_uffd::{Features, Options, RegisterMode, Userfaultfd};
 
+use crate::attached::advice;
 use crate::discards::check_around_discard;
 use crate::served::{host_page, marking, patient, planned_with, region, until};
 
@@ -26,6 +26,7 @@ crate::cases![
     workers_killed_at_every_point(poison),
     workers_killed_at_any_moment(poison),
     failed_pages_stay_failed_and_can_be_healed(poison),
+    a_failed_page_that_is_removed_when_nobody_serves_is_zeros(poison),
     records_that_make_no_sense,
 ];
 
@@ -193,10 +194,7 @@ fn storm(backing: Backing, mapping: &Arc<Mapping>, seed: u64) -> Storm {
             }
         })));
     }
-    let advice = match backing {
-        Backing::Anonymous => Advice::LinuxDontNeed,
-        Backing::Memfd => Advice::LinuxRemove,
-    };
+    let advice = advice(backing);
     let (mapping, done) = (Arc::clone(mapping), Arc::clone(&ballooned));
     threads.push(Box::new(in_thread(move || {
         for n in 0..PAGES {
@@ -300,6 +298,28 @@ fn failed_pages_stay_failed_and_can_be_healed() {
             memory.mapping.load_by_syscall(BROKEN).is_ok()
         });
         crate::served::check(&memory.mapping, BROKEN, BROKEN);
+        drop(third);
+    }
+}
+
+/// A hole punched into a file leaves the poison, and nobody faults on that.
+fn a_failed_page_that_is_removed_when_nobody_serves_is_zeros() {
+    for backing in BACKINGS {
+        let memory = Memory::new(backing);
+        let mut first = memory.worker(Some((Point::Noted, 2)), true);
+        assert_eq!(memory.mapping.load_by_syscall(BROKEN), Err(Errno::FAULT));
+        // The worker dies when it has noted that.
+        let advice = advice(backing);
+        memory.mapping.give_up(BROKEN, advice).expect("madvise");
+        until("its death", || first.is_dead());
+        let second = memory.worker(None, true);
+        until("zeros", || {
+            memory.mapping.page_by_syscall(BROKEN) == Ok(bytes(1, 0))
+        });
+        drop(second);
+        memory.mapping.store(BROKEN, 7);
+        let third = memory.worker(None, true);
+        assert_eq!(memory.mapping.load(BROKEN), 7, "{backing:?}");
         drop(third);
     }
 }

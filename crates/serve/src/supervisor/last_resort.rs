@@ -247,7 +247,7 @@ impl Abandoned {
 
     fn end_page(&self, page: MapIndex, range: PageRange) -> bool {
         let outcome = match self.map.state(page) {
-            Ok(RecordedState::Present | RecordedState::Removed) => {
+            Ok(RecordedState::Present | RecordedState::Removed | RecordedState::RemovedFailed) => {
                 if range.page_size() == surefault_uffd::host_page_size() {
                     self.uffd.zeropage(range, Wake::Now)
                 } else {

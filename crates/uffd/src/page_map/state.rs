@@ -37,6 +37,8 @@ pub enum RecordedState {
     Present,
     /// Its owner has given it up: it reads as zeros.
     Removed,
+    /// The same after it had failed: in shared memory its poison may be there still.
+    RemovedFailed,
     /// It was about to be made to fail: it does, or it is absent.
     Failed {
         /// Why, in the writer's terms; below 32.
@@ -55,17 +57,20 @@ impl RecordedState {
             RecordedState::Absent => PageRecord::Absent,
             RecordedState::Intent => PageRecord::Intent,
             RecordedState::Present => PageRecord::Present,
-            RecordedState::Removed => PageRecord::Removed,
+            RecordedState::Removed | RecordedState::RemovedFailed => PageRecord::Removed,
             RecordedState::Failed { note: _ } => PageRecord::Failed,
         }
     }
 
-    /// What `record` says, with the note of this one if it says the same.
+    /// What `record` says, with what it leaves of this one.
     pub(super) const fn with(self, record: PageRecord) -> RecordedState {
         match (record, self) {
             (PageRecord::Absent, _) => RecordedState::Absent,
             (PageRecord::Intent, _) => RecordedState::Intent,
             (PageRecord::Present, _) => RecordedState::Present,
+            (PageRecord::Removed, RecordedState::Failed { .. } | RecordedState::RemovedFailed) => {
+                RecordedState::RemovedFailed
+            }
             (PageRecord::Removed, _) => RecordedState::Removed,
             (PageRecord::Failed, RecordedState::Failed { note }) => RecordedState::Failed { note },
             (PageRecord::Failed, _) => RecordedState::Failed { note: 0 },
@@ -78,6 +83,7 @@ impl RecordedState {
             RecordedState::Intent => 1,
             RecordedState::Present => 2,
             RecordedState::Removed => 3,
+            RecordedState::RemovedFailed => 5,
             RecordedState::Failed { note } => 4 | (note % NOTES) << STATE_BITS,
         }
     }
@@ -88,6 +94,7 @@ impl RecordedState {
             (1, 0) => RecordedState::Intent,
             (2, 0) => RecordedState::Present,
             (3, 0) => RecordedState::Removed,
+            (5, 0) => RecordedState::RemovedFailed,
             (4, note) => RecordedState::Failed { note },
             _ => return None,
         })
@@ -106,6 +113,6 @@ mod tests {
                 true
             })
         });
-        assert_eq!(known.count(), 4 + usize::from(NOTES));
+        assert_eq!(known.count(), 5 + usize::from(NOTES));
     }
 }

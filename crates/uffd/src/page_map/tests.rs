@@ -57,6 +57,17 @@ fn a_removal_is_for_good() {
 }
 
 #[test]
+fn a_removal_after_a_failure_is_told_from_others() {
+    let (map, _journal) = PageMap::create(1, 1).expect("a map");
+    map.fail(at(0), 3);
+    map.remove(at(0), 1);
+    map.remove(at(0), 1);
+    assert_eq!(states(&map), [RecordedState::RemovedFailed]);
+    map.forget(at(0), 1);
+    assert_eq!(states(&map), [RecordedState::Absent]);
+}
+
+#[test]
 fn what_was_not_intended_is_not_settled() {
     let (map, _journal) = PageMap::create(2, 1).expect("a map");
     map.settle(at(0), 2);
@@ -133,9 +144,9 @@ fn a_header_that_lies_is_refused() {
 #[test]
 fn a_byte_that_is_no_state_is_named() {
     let (map, _journal) = PageMap::create(10, 8).expect("a map");
-    map.cells(at(7), 1)[0].store(5, Ordering::Relaxed);
+    map.cells(at(7), 1)[0].store(6, Ordering::Relaxed);
     let found: Result<Vec<_>, _> = map.states().collect();
-    assert!(matches!(found, Err(MapError::Corrupt { page, value: 5 }) if page == at(7)));
+    assert!(matches!(found, Err(MapError::Corrupt { page, value: 6 }) if page == at(7)));
     map.intend(at(0), 10);
     assert!(map.state(at(7)).is_err(), "it stays what it is");
 }
