@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::control::serve_client;
 use crate::daemon::{Shared, lock};
@@ -15,6 +15,7 @@ use crate::event::VmId;
 use crate::keeper;
 use crate::listener::Listener;
 use crate::source::Source;
+use crate::wakeup::timespec;
 
 /// The pause after a connection could not be accepted, so that the daemon does not spin.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -44,13 +45,8 @@ impl Shared {
                 .iter()
                 .map(|(socket, _)| PollFd::new(&**socket, PollFlags::IN)),
         );
-        let timeout = self.asked_until().map(|due| {
-            let left = due.saturating_duration_since(Instant::now());
-            Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: left.subsec_nanos().into(),
-            }
-        });
+        let due = self.asked_until();
+        let timeout = due.map(|due| timespec(due.saturating_duration_since(Instant::now())));
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return;
         }

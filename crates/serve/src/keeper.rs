@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use surefault_pager::{Pager, Records, ServedRegion};
 use surefault_uffd::Userfaultfd;
 
@@ -26,7 +26,7 @@ use crate::handshake::{Handshake, ReceiveError, Rejected, look, receive, take_ou
 use crate::peer::Peer;
 use crate::source::{Later, Source};
 use crate::vm::{Vm, VmAttendant, VmRecord};
-use crate::wakeup::Wakeup;
+use crate::wakeup::{Wakeup, timespec};
 
 /// A process is given this long from closing its connection to its end, before that is remarked on.
 const GRACE: Duration = Duration::from_secs(2);
@@ -253,13 +253,6 @@ pub(crate) fn watch(shared: &Shared, vm: &Vm, stream: &UnixStream) {
             let (id, pid) = (vm.record.id, vm.record.peer.pid());
             shared.events.tell(&Event::HungUp { vm: id, pid });
         }
-    }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: duration.as_secs() as i64,
-        tv_nsec: duration.subsec_nanos().into(),
     }
 }
 

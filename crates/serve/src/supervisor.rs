@@ -45,7 +45,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 
 pub(crate) use channel::{Channel, ToSupervisor, ToWorker};
@@ -56,6 +56,8 @@ use last_resort::LastResort;
 use notify::Notify;
 use standby::Standby;
 use worker::{Stage, Worker};
+
+use crate::wakeup::timespec;
 
 /// How a supervisor starts workers, and how long it waits.
 #[derive(Clone, Debug)]
@@ -265,13 +267,7 @@ impl Supervisor {
         let again = last_resort.is_some_and(|last_resort| last_resort.serve(log));
         let due = self.next_due();
         let due = if again { Some(now + AGAIN) } else { due };
-        let timeout = due.map(|due| {
-            let left = due.saturating_duration_since(now);
-            Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: left.subsec_nanos().into(),
-            }
-        });
+        let timeout = due.map(|due| timespec(due.saturating_duration_since(now)));
         let mut fds = vec![PollFd::from_borrowed_fd(signals, PollFlags::IN)];
         let mut whose = vec![Whose::Signals];
         let mut add = |fd, who| {

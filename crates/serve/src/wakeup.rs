@@ -1,9 +1,10 @@
-//! A way to get a thread out of `poll`.
+//! A way to get a thread out of `poll`, and the time that it may stay there.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 /// An eventfd: readable once it was woken, until it is cleared.
 #[derive(Debug)]
@@ -34,5 +35,13 @@ impl Wakeup {
 impl AsFd for Wakeup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// So long, in the words of `poll`.
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: duration.as_secs() as i64,
+        tv_nsec: duration.subsec_nanos().into(),
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use surefault_pager::ServedRegion;
@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::death::{HandshakePoint, die_at};
 use crate::sockopt::peek_from;
+use crate::wakeup::timespec;
 
 use super::framing::Framing;
 use super::parse::parse;
@@ -299,11 +300,8 @@ impl Message<'_> {
 
 /// Waits until there is something to read, or `patience` is over.
 fn await_input(stream: &UnixStream, patience: Duration) -> Result<(), ReceiveError> {
-    let timeout = Timespec {
-        tv_sec: patience.as_secs() as i64,
-        tv_nsec: patience.subsec_nanos().into(),
-    };
-    match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&timeout)) {
+    let mut fds = [PollFd::new(stream, PollFlags::IN)];
+    match poll(&mut fds, Some(&timespec(patience))) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(ReceiveError::Socket(errno)),
     }
