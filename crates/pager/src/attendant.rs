@@ -43,7 +43,7 @@ pub trait Attendant: Send + Sync {
         let _ = point;
     }
 
-    /// The thread that reads page faults has panicked, which is a bug and has been told by the panic
+    /// A thread of the pager has panicked, which is a bug and has been told by the panic
     /// hook: nobody is served any more. By default this ends the process, so that nobody waits for ever;
     /// whoever does otherwise has to end those who wait.
     fn panicked(&self) {

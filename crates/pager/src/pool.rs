@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -55,7 +56,12 @@ impl Pool {
             state.threads.retain(|thread| !thread.is_finished());
             let shared = Arc::clone(shared);
             let name = format!("fetch-{}", state.threads.len());
-            let body = move || run(&shared);
+            let body = move || {
+                // What it had in hand is lost, and nobody else would end those faults.
+                if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
+                    shared.attendant.panicked();
+                }
+            };
             state
                 .threads
                 .push(std::thread::Builder::new().name(name).spawn(body)?);
