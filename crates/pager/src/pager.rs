@@ -2,7 +2,6 @@
 #![expect(unsafe_code, reason = "starting a pager makes memory depend on it")]
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -420,12 +419,7 @@ pub(crate) fn start_serving(
     }
     let body = {
         let shared = Arc::clone(&shared);
-        move || {
-            let run = || event_loop::run(&shared);
-            if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                shared.attendant.panicked();
-            }
-        }
+        move || shared.tell_of_panic(|| event_loop::run(&shared))
     };
     let event_loop = std::thread::Builder::new().name("pager".into()).spawn(body);
     let event_loop = event_loop.map_err(|source| StartError::Resource {

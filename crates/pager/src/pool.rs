@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -56,12 +55,7 @@ impl Pool {
             state.threads.retain(|thread| !thread.is_finished());
             let shared = Arc::clone(shared);
             let name = format!("fetch-{}", state.threads.len());
-            let body = move || {
-                // What it had in hand is lost, and nobody else would end those faults.
-                if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
-                    shared.attendant.panicked();
-                }
-            };
+            let body = move || shared.tell_of_panic(|| run(&shared));
             state
                 .threads
                 .push(std::thread::Builder::new().name(name).spawn(body)?);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
@@ -179,6 +180,14 @@ impl Shared {
     /// The gate, to install.
     pub(crate) fn gate(&self) -> RwLockReadGuard<'_, Gate> {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does a thread's work. When that panics it is told of: what the thread had in hand is lost, and
+    /// nobody else would end those faults.
+    pub(crate) fn tell_of_panic(&self, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.attendant.panicked();
+        }
     }
 
     /// Tells the machine something and takes in hand what it wants done.

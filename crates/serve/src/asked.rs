@@ -60,9 +60,9 @@ impl Shared {
         listener: &Arc<Listener>,
         source: &Arc<dyn Source>,
     ) -> bool {
-        let Some(handover) = &self.handover else {
+        if self.handover.is_none() {
             return false;
-        };
+        }
         let id = self.next_id();
         let Some(keeper) = Keeper::new(self, id) else {
             return false;
@@ -75,8 +75,7 @@ impl Shared {
             keeper: Some(keeper),
         };
         lock(&self.asked).insert(id, asked);
-        let store = source.describe();
-        let is_asked = handover.accept(listener.path(), &store, id, self.last_rule());
+        let is_asked = self.say_asked(id, listener, &**source);
         if is_asked {
             die_at(&HandshakePoint::Asked);
         } else {
@@ -101,44 +100,46 @@ impl Shared {
     pub(crate) fn look_after_asked(self: &Arc<Self>) {
         let now = Instant::now();
         let (mut again, mut here) = (Vec::new(), Vec::new());
-        for (&id, asked) in &mut *lock(&self.asked) {
+        lock(&self.asked).retain(|&id, asked| {
             if now < asked.due {
-                continue;
+                return true;
             }
-            let place = (Arc::clone(&asked.listener), Arc::clone(&asked.source));
-            match asked.stage {
-                Stage::NoRoom | Stage::Late => again.push((id, place)),
-                Stage::Waiting | Stage::Refused => here.push((id, asked.stage, place)),
-            }
+            let place = (id, Arc::clone(&asked.listener), Arc::clone(&asked.source));
             asked.due = now + PATIENCE;
-            asked.stage = match asked.stage {
-                Stage::NoRoom => Stage::Waiting,
-                Stage::Waiting | Stage::Late => Stage::Late,
-                Stage::Refused => Stage::Refused,
-            };
-        }
-        for (id, (listener, source)) in again {
-            self.ask_again(id, &listener, &*source);
-        }
-        for (id, stage, (listener, source)) in here {
-            self.said_to_be_kept(false, &vm_key(id.get()));
-            match stage {
-                Stage::Refused => drop(self.answered(id)),
-                _ => {
-                    let asked = &mut *lock(&self.asked);
-                    drop(asked.get_mut(&id).and_then(|asked| asked.keeper.take()));
+            match asked.stage {
+                Stage::NoRoom => {
+                    asked.stage = Stage::Waiting;
+                    again.push(place);
+                }
+                Stage::Late => again.push(place),
+                Stage::Waiting => {
+                    (asked.stage, asked.keeper) = (Stage::Late, None);
+                    here.push(place);
+                }
+                Stage::Refused => {
+                    here.push(place);
+                    return false;
                 }
             }
+            true
+        });
+        for (id, listener, source) in again {
+            // One that is dead is found out by listening.
+            self.say_asked(id, &listener, &*source);
+        }
+        for (id, listener, source) in here {
+            self.said_to_be_kept(false, &vm_key(id.get()));
             // Under another number: this one may yet come.
             self.accept_at(&listener, Some(&source));
         }
     }
 
-    fn ask_again(&self, id: VmId, listener: &Listener, source: &dyn Source) {
-        if let Some(handover) = &self.handover {
-            // One that is dead is found out by listening.
-            let _ = handover.accept(listener.path(), &source.describe(), id, self.last_rule());
-        }
+    /// Says to the supervisor what is asked; false when there is none.
+    fn say_asked(&self, id: VmId, listener: &Listener, source: &dyn Source) -> bool {
+        let handover = self.handover.as_ref();
+        handover.is_some_and(|handover| {
+            handover.accept(listener.path(), &source.describe(), id, self.last_rule())
+        })
     }
 
     /// Another supervisor may not know what was asked.
@@ -149,7 +150,7 @@ impl Shared {
             (id, Arc::clone(listener), Arc::clone(source))
         });
         for (id, listener, source) in asked.collect::<Vec<_>>() {
-            self.ask_again(id, &listener, &*source);
+            self.say_asked(id, &listener, &*source);
         }
     }
 

@@ -35,7 +35,7 @@ use surefault_uffd::host_page_size;
 
 pub use parse::{ParseError, RegionError, parse};
 pub use receive::{Handshake, ReceiveError, Rejected, receive};
-pub(crate) use receive::{has_descriptors, look, take_out};
+pub(crate) use receive::{PAUSE_FOR_ROOM, has_descriptors, look, take_out};
 pub use send::{SendError, send};
 
 /// One region as a VMM describes it.

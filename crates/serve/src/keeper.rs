@@ -22,7 +22,9 @@ use crate::accept::Shaking;
 use crate::daemon::Shared;
 use crate::death::{HandshakePoint, die_at};
 use crate::event::{Event, VmId};
-use crate::handshake::{Handshake, ReceiveError, Rejected, look, receive, take_out};
+use crate::handshake::{
+    Handshake, PAUSE_FOR_ROOM, ReceiveError, Rejected, look, receive, take_out,
+};
 use crate::peer::Peer;
 use crate::source::{Later, Source};
 use crate::vm::{Vm, VmAttendant, VmRecord};
@@ -30,8 +32,6 @@ use crate::wakeup::{Wakeup, timespec};
 
 /// A process is given this long from closing its connection to its end, before that is remarked on.
 const GRACE: Duration = Duration::from_secs(2);
-/// The pause before a descriptor is tried for again that there was no room for.
-const PAUSE_FOR_ROOM: Duration = Duration::from_millis(20);
 
 /// Serves whoever connected `stream` at `socket`, for life.
 pub(crate) fn keep(

@@ -1,6 +1,6 @@
 //! What a worker gives its supervisor to be kept, and how the next one goes on from that.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::accept::{Keeper, thread};
 use crate::daemon::{Listening, Shared, lock};
 use crate::death::{HandshakePoint, die_at};
 use crate::event::{Event, VmId};
+use crate::handover::Handover;
 use crate::keeper::{Newcomer, chain, watch};
 use crate::listener::Listener;
 use crate::peer::Peer;
@@ -84,6 +85,14 @@ impl Shared {
         }
     }
 
+    /// Has something kept, or says that it is not.
+    fn keep(&self, handover: &Handover, record: Record, fds: &[BorrowedFd<'_>]) -> bool {
+        let key = record.key();
+        let kept = handover.keep(record, fds);
+        self.said_to_be_kept(kept, &key);
+        kept
+    }
+
     /// Has a socket kept.
     pub(crate) fn keep_listener(&self, listener: &Listener, store: &str) {
         if let Some(handover) = &self.handover {
@@ -91,8 +100,7 @@ impl Shared {
                 socket: listener.path().to_owned(),
                 store: store.to_owned(),
             };
-            let key = record.key();
-            self.said_to_be_kept(handover.keep(record, &[listener.as_fd()]), &key);
+            self.keep(handover, record, &[listener.as_fd()]);
         }
     }
 
@@ -106,11 +114,10 @@ impl Shared {
     /// supervisor, or where it does not keep them, there are none.
     pub(crate) fn keep_vm(&self, vm: &VmRecord, stream: &UnixStream) -> Option<Records> {
         let handover = self.handover.as_ref()?;
-        let key = vm_key(vm.id.get());
         let records = match Records::create(&vm.regions, self.config.pager.batch) {
             Ok(records) => records,
             Err(_) => {
-                self.said_to_be_kept(false, &key);
+                self.said_to_be_kept(false, &vm_key(vm.id.get()));
                 return None;
             }
         };
@@ -126,8 +133,7 @@ impl Shared {
         });
         let mut fds = vec![vm.uffd.as_fd(), stream.as_fd(), records.as_fd()];
         fds.extend(vm.peer.pidfd());
-        let kept = handover.keep(record, &fds);
-        self.said_to_be_kept(kept, &key);
+        let kept = self.keep(handover, record, &fds);
         die_at(&HandshakePoint::Kept);
         kept.then_some(records)
     }
@@ -188,9 +194,7 @@ impl Shared {
         let kept_control = lock(&self.control).clone();
         if let Some(control) = kept_control {
             let socket = control.path().to_owned();
-            let record = Record::Control { socket };
-            let key = record.key();
-            self.said_to_be_kept(handover.keep(record, &[control.as_fd()]), &key);
+            self.keep(handover, Record::Control { socket }, &[control.as_fd()]);
         }
         let (attached, all_attached) = channel::<()>();
         for (vm, fds) in core::mem::take(&mut *lock(&self.left)) {

@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// The pause before more of a handshake is looked for.
 const PAUSE_FOR_MORE: Duration = Duration::from_millis(1);
 /// The pause before descriptors are tried for again that there was no room for.
-const PAUSE_FOR_ROOM: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE_FOR_ROOM: Duration = Duration::from_millis(20);
 
 /// A VMM's memory, to be served.
 #[derive(Debug)]
